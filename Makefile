@@ -1,0 +1,165 @@
+# corecast: `make demo` shows it, `make test` checks all of it, `make help` lists the rest.
+#
+# Every target does its own set-up: what is missing is installed with apt-get
+# when run as root, and named otherwise.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+PYTHON ?= python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+INCLUDEDIR ?= $(PREFIX)/include
+LIBDIR ?= $(PREFIX)/lib
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+STAGE := $(TARGET)/stage
+export CARGO_TARGET_DIR := $(TARGET)
+
+VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version *= *"\(.*\)"/\1/p' Cargo.toml)
+# Before 1.0 every minor version may break the ABI, so it is part of the SONAME.
+SONAME := libcorecast.so.$(word 1,$(subst ., ,$(VERSION))).$(word 2,$(subst ., ,$(VERSION)))
+
+# 0.9.100 is the newest that builds with the declared minimum Rust version.
+NEXTEST_VERSION := 0.9.100
+TOOLS := $(TARGET)/tools
+export PATH := $(TOOLS)/bin:$(PATH)
+
+say = @printf '\n==> %s\n' $(1)
+
+.PHONY: help
+help: ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	    while IFS='|' read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
+	@echo
+	@echo '  make demo ARGS="--workers 8 --port 9000"'
+	@echo '  make install PREFIX=/usr DESTDIR=/tmp/package'
+
+# ------------------------------------------------------------------ the demo
+
+.PHONY: demo
+demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
+	$(CARGO) run --release --bin corecast -- demo $(ARGS)
+
+# ----------------------------------------------------------------- the tests
+
+# In this order: what fails fastest comes first. One make per phase keeps the
+# order under `make -j` too.
+PHASES := check-format check-lints check-units check-docs check-models check-c check-benches
+
+.PHONY: test
+test: ## run everything that CI runs
+	@for phase in $(PHASES); do $(MAKE) --no-print-directory $$phase; done
+	@printf '\n==> all of it passed: %s\n' "$(PHASES)"
+
+.PHONY: check-format
+check-format: tools-build ## rustfmt leaves the sources unchanged
+	$(call say,'format: rustfmt --check')
+	$(CARGO) fmt --all --check
+
+.PHONY: check-lints
+check-lints: tools-build ## clippy has nothing to say
+	$(call say,'lints: clippy, warnings denied')
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: check-units
+check-units: tools-build tools-nextest ## unit and integration tests; the demo over HTTP; the C header
+	$(call say,'tests: unit, integration, demo over HTTP, C header')
+	$(CARGO) nextest run --workspace
+
+.PHONY: check-docs
+check-docs: tools-build ## examples in the documentation; no broken link in it
+	$(call say,'tests: examples in the documentation')
+	$(CARGO) test --workspace --doc
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+
+# A target directory of its own: --cfg loom changes every crate.
+.PHONY: check-models
+check-models: tools-build ## loom models of the lock-free parts
+	$(call say,'models: loom')
+	CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS='--cfg loom' \
+	    $(CARGO) test --release --no-default-features -p corecast --lib \
+	    $(patsubst tests/%.rs,--test %,$(wildcard tests/loom*.rs)) -- loom_
+
+.PHONY: check-c
+check-c: tools-c ## C programs against an installed tree, plain and under valgrind
+	$(call say,'C: install into $(STAGE) and run tests/c')
+	rm -rf $(STAGE)
+	$(MAKE) --no-print-directory install PREFIX=$(STAGE) DESTDIR=
+	$(PYTHON) tests/c/run.py --prefix $(STAGE) --build $(TARGET)/c
+
+.PHONY: check-benches
+check-benches: tools-build ## every bench runs once, as a test
+	$(call say,'benches: each once, as a test')
+	$(CARGO) test --release -p corecast --bench '*' -- --test
+
+# ------------------------------------------------------------ bench, header
+
+.PHONY: bench
+bench: tools-build ## measure
+	$(CARGO) bench -p corecast --bench '*'
+
+.PHONY: header
+header: tools-build ## generate include/corecast.h from ffi/src
+	CORECAST_WRITE_HEADER=1 $(CARGO) test -p corecast-ffi --test header
+
+# ------------------------------------------------------------------- install
+
+.PHONY: library
+library: tools-build ## build libcorecast.so and libcorecast.a
+	$(CARGO) build --release -p corecast-ffi
+
+.PHONY: install
+install: library ## install the C library (PREFIX, LIBDIR, INCLUDEDIR, DESTDIR)
+	install -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -m 644 include/corecast.h $(DESTDIR)$(INCLUDEDIR)/
+	install -m 644 $(TARGET)/release/libcorecast.a $(DESTDIR)$(LIBDIR)/
+	install -m 755 $(TARGET)/release/libcorecast.so $(DESTDIR)$(LIBDIR)/libcorecast.so.$(VERSION)
+	ln -sf libcorecast.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libcorecast.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' \
+	    -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+	    ffi/corecast.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/corecast.pc
+
+.PHONY: uninstall
+uninstall: ## remove what `make install` put there
+	rm -f $(DESTDIR)$(INCLUDEDIR)/corecast.h $(DESTDIR)$(LIBDIR)/pkgconfig/corecast.pc \
+	    $(DESTDIR)$(LIBDIR)/libcorecast.a $(DESTDIR)$(LIBDIR)/libcorecast.so \
+	    $(DESTDIR)$(LIBDIR)/$(SONAME) $(DESTDIR)$(LIBDIR)/libcorecast.so.$(VERSION)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(TARGET)
+
+# --------------------------------------------------------------------- tools
+
+# $(call need,COMMANDS,PACKAGES): the commands are there, or the packages get
+# installed, or the user is told.
+define need
+	@missing=; for tool in $(1); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "==> installing$$missing with apt-get: $(2)"; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
+	else \
+	    echo "missing:$$missing. Install them and try again; on Debian or Ubuntu:" >&2; \
+	    echo "    sudo apt-get install $(2)" >&2; exit 1; \
+	fi
+endef
+
+.PHONY: tools-build tools-c tools-nextest
+tools-build:
+	@command -v $(CARGO) >/dev/null || { \
+	    echo 'missing: $(CARGO). Install a Rust toolchain first (rustup.rs)' >&2; exit 1; }
+	$(call need,cc,gcc libc6-dev)
+
+tools-c: tools-build
+	$(call need,gcc g++ pkg-config valgrind $(PYTHON),gcc g++ libc6-dev libc6-dbg pkg-config valgrind python3)
+
+tools-nextest: tools-build
+	@command -v cargo-nextest >/dev/null || { \
+	    echo '==> installing cargo-nextest $(NEXTEST_VERSION) into $(TOOLS)'; \
+	    $(CARGO) install --locked --quiet cargo-nextest --version $(NEXTEST_VERSION) --root $(TOOLS); }
