@@ -1,0 +1,231 @@
+//! What a message of the matrix carries, and the check of it.
+//!
+//! Every word of every body is determined by its first one, so a receiver can tell a body that is
+//! torn, stale or of another message, and a stream with a gap, a repeat or a swap:
+//! ```text
+//! word 0    last:1 | sender:15 | sequence:48
+//! word i    word 0 * FACTOR + i * STEP
+//! ```
+//! Both sides of the comparison fill and check with this code, so its cost is the same for both.
+
+use std::time::{Duration, Instant};
+
+const LAST: u64 = 1 << 63;
+const SENDER_SHIFT: u32 = 48;
+const SEQUENCE: u64 = (1 << SENDER_SHIFT) - 1;
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Odd, so that two different first words never continue alike.
+const FACTOR: u64 = 0xbf58_476d_1ce4_e5b9;
+
+/// Messages in one write of the relay's senders.
+pub const GROUP: usize = 64;
+/// Most body bytes a group may have: larger batches only fall out of the caches.
+pub const GROUP_BYTES: usize = 256 * 1024;
+/// A sender looks at the clock once per this many bytes or `CLOCK_MESSAGES`.
+const CLOCK_BYTES: u64 = 1 << 20;
+const CLOCK_MESSAGES: u64 = 1024;
+
+/// How many bodies of `size` bytes make a full group when at most `most` are wanted.
+pub fn group_of(size: usize, most: usize) -> usize {
+    (GROUP_BYTES / size).clamp(1, most)
+}
+
+/// The messages of one sender, in order, until its time is over.
+pub struct Stream {
+    head: u64,
+    group: u64,
+    /// Messages between two looks at the clock.
+    stride: u64,
+    sent: u64,
+    stop_at: u64,
+    look_at: u64,
+    deadline: Instant,
+}
+
+impl Stream {
+    /// A stream of `size`-byte bodies, in groups of `group`, that runs for `length` from now.
+    pub fn new(sender: u32, size: usize, group: usize, length: Duration) -> Stream {
+        Stream {
+            head: u64::from(sender) << SENDER_SHIFT,
+            group: group as u64,
+            stride: (CLOCK_BYTES / size as u64).clamp(1, CLOCK_MESSAGES),
+            sent: 0,
+            stop_at: u64::MAX,
+            look_at: 0,
+            deadline: Instant::now() + length,
+        }
+    }
+
+    /// Messages filled so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// How many messages to fill next; `None` once the last one has been filled.
+    pub fn next_group(&mut self) -> Option<usize> {
+        if self.sent == self.stop_at {
+            return None;
+        }
+        if self.sent >= self.look_at {
+            self.look_at = self.sent + self.stride;
+            if Instant::now() >= self.deadline {
+                self.stop_at = self.sent + self.group;
+            }
+        }
+        Some(self.group as usize)
+    }
+
+    /// Writes the next message into `body`, whole.
+    #[inline]
+    pub fn fill(&mut self, body: &mut [u8]) {
+        let sequence = self.sent;
+        self.sent += 1;
+        let last = if self.sent == self.stop_at { LAST } else { 0 };
+        fill(body, last | self.head | sequence);
+    }
+}
+
+/// Checks everything one receiver gets.
+pub struct Checker {
+    size: usize,
+    /// Sequence number due from each sender; `CLOSED` after its last message.
+    next: Vec<u64>,
+    open: usize,
+    /// Messages of the senders that are closed.
+    closed: u64,
+}
+
+/// No sequence number is as large, so nothing is due after a last message.
+const CLOSED: u64 = u64::MAX;
+
+impl Checker {
+    /// Expects the streams of `senders` senders with bodies of `size` bytes.
+    pub fn new(senders: u32, size: usize) -> Checker {
+        Checker {
+            size,
+            next: vec![0; senders as usize],
+            open: senders as usize,
+            closed: 0,
+        }
+    }
+
+    /// Whether the last message of every sender has arrived.
+    pub fn finished(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Messages accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.closed
+            + self
+                .next
+                .iter()
+                .filter(|&&next| next != CLOSED)
+                .sum::<u64>()
+    }
+
+    /// Takes one message: its length, sender, place in the order and every byte of it must be as
+    /// sent. Returns its sender.
+    #[inline]
+    pub fn accept(&mut self, body: &[u8]) -> Result<u32, String> {
+        if body.len() != self.size {
+            return Err(format!("a body of {} bytes, not {}", body.len(), self.size));
+        }
+        let head = word(body);
+        let sender = ((head & !LAST) >> SENDER_SHIFT) as usize;
+        if self.next.get(sender) != Some(&(head & SEQUENCE)) {
+            return Err(self.out_of_order(sender, head & SEQUENCE));
+        }
+        if !intact(body, head) {
+            return Err(format!(
+                "message {} of sender {sender} is damaged",
+                head & SEQUENCE
+            ));
+        }
+        self.next[sender] += 1;
+        if head & LAST != 0 {
+            self.close(sender);
+        }
+        Ok(sender as u32)
+    }
+
+    #[cold]
+    fn out_of_order(&self, sender: usize, sequence: u64) -> String {
+        match self.next.get(sender) {
+            None => {
+                format!("message {sequence} claims to be of sender {sender}, which there is not")
+            }
+            Some(&CLOSED) => format!("message {sequence} of sender {sender} came after its last"),
+            Some(want) => {
+                format!("message {sequence} of sender {sender} came where {want} was due")
+            }
+        }
+    }
+
+    #[cold]
+    fn close(&mut self, sender: usize) {
+        self.open -= 1;
+        self.closed += self.next[sender];
+        self.next[sender] = CLOSED;
+    }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))
+}
+
+#[inline]
+fn fill(body: &mut [u8], head: u64) {
+    let mut value = head.wrapping_mul(FACTOR);
+    let (first, rest) = body.split_at_mut(8);
+    first.copy_from_slice(&head.to_le_bytes());
+    for bytes in rest.chunks_exact_mut(8) {
+        value = value.wrapping_add(STEP);
+        bytes.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+#[inline]
+fn intact(body: &[u8], head: u64) -> bool {
+    let mut value = head.wrapping_mul(FACTOR);
+    if body.len() == 16 {
+        // The loop below is made for long bodies; its preparation would cost more than this word.
+        return word(&body[8..]) == value.wrapping_add(STEP);
+    }
+    let mut difference = 0;
+    for bytes in body[8..].chunks_exact(8) {
+        value = value.wrapping_add(STEP);
+        difference |= word(bytes) ^ value;
+    }
+    difference == 0
+}
+
+/// Shows that the check refuses what it must: a run that cannot fail proves nothing.
+pub fn prove_checker(size: usize) -> Result<(), String> {
+    let bodies: Vec<Vec<u8>> = two_messages(size);
+    let mut damaged = bodies[0].clone();
+    damaged[size - 1] ^= 1;
+    refuses(&damaged, size, "a flipped bit")?;
+    refuses(&bodies[1], size, "a gap")?;
+    refuses(&bodies[0][..size - 8], size, "a short body")?;
+    let mut good = Checker::new(1, size);
+    good.accept(&bodies[0])?;
+    match good.accept(&bodies[0]) {
+        Ok(_) => Err("the checker took a repeated message".to_owned()),
+        Err(_) => good.accept(&bodies[1]).map(|_| ()),
+    }
+}
+
+fn two_messages(size: usize) -> Vec<Vec<u8>> {
+    let mut stream = Stream::new(0, size, 1, Duration::from_secs(1));
+    let mut bodies = vec![vec![0; size]; 2];
+    bodies.iter_mut().for_each(|body| stream.fill(body));
+    bodies
+}
+
+fn refuses(body: &[u8], size: usize, what: &str) -> Result<(), String> {
+    match Checker::new(1, size).accept(body) {
+        Ok(_) => Err(format!("the checker took {what}")),
+        Err(_) => Ok(()),
+    }
+}

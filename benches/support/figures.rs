@@ -1,0 +1,206 @@
+//! Figures of the matrix: what a round gave, what several rounds give, and the table of them.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::matrix::Cell;
+
+/// What one round measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Round {
+    /// Messages sent.
+    pub published: u64,
+    /// Messages received and checked, by all receivers together.
+    pub deliveries: u64,
+    /// From the gate's opening until the last receiver had its last message.
+    pub seconds: f64,
+    /// Processor time of all processes.
+    pub cpu_seconds: f64,
+    /// System calls that move, wait or wake, as far as they are counted.
+    pub calls: u64,
+    /// Eventfd writes; the relay has none.
+    pub wakes: Option<u64>,
+    /// Voluntary context switches of all processes: how often somebody went to sleep.
+    pub sleeps: u64,
+}
+
+impl Round {
+    fn published_rate(&self) -> f64 {
+        self.published as f64 / self.seconds
+    }
+
+    fn delivery_rate(&self) -> f64 {
+        self.deliveries as f64 / self.seconds
+    }
+
+    fn per_message(&self, count: f64) -> f64 {
+        count / self.published as f64
+    }
+}
+
+/// Lowest, middle and highest of several rounds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Spread {
+    /// Lowest value.
+    pub min: f64,
+    /// Middle value; the mean of the two middle ones of an even number.
+    pub median: f64,
+    /// Highest value.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(mut values: Vec<f64>) -> Spread {
+        values.sort_by(f64::total_cmp);
+        let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+        Spread {
+            min: values[0],
+            median: (low + high) / 2.0,
+            max: values[values.len() - 1],
+        }
+    }
+}
+
+/// All rounds of one way in one cell.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// `corecast`, `corecast x64` or `relay`.
+    pub way: String,
+    /// Messages published per second.
+    pub published: Spread,
+    /// Deliveries per second.
+    pub deliveries: Spread,
+    /// Median of this row over the median of the relay.
+    pub ratio: Option<f64>,
+    /// The rounds, in their order.
+    pub rounds: Vec<Round>,
+}
+
+impl Row {
+    /// Of at least one round.
+    pub fn new(way: String, rounds: Vec<Round>) -> Row {
+        Row {
+            way,
+            published: Spread::of(rounds.iter().map(Round::published_rate).collect()),
+            deliveries: Spread::of(rounds.iter().map(Round::delivery_rate).collect()),
+            ratio: None,
+            rounds,
+        }
+    }
+
+    fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
+        Spread::of(self.rounds.iter().map(of).collect()).median
+    }
+}
+
+/// A cell with what was measured in it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry {
+    /// The cell.
+    #[serde(flatten)]
+    pub cell: Cell,
+    /// One row per way.
+    pub rows: Vec<Row>,
+    /// Why the cell has no figures, if it has none.
+    pub failure: Option<String>,
+}
+
+impl Entry {
+    /// Sets each row's ratio to the floor's row, if that was run.
+    pub fn compare_with(&mut self, floor: &str) {
+        let floor_row = self.rows.iter().find(|row| row.way == floor);
+        let base = floor_row.map(|row| row.published.median);
+        for row in self.rows.iter_mut().filter(|row| row.way != floor) {
+            row.ratio = base.map(|base| row.published.median / base);
+        }
+    }
+}
+
+/// Heading of the table that [`lines`] fills.
+pub fn heading() -> String {
+    format!(
+        "{:<13}{:<14}{:>26}{:>26}{:>8}{:>9}{:>9}{:>9}{:>9}",
+        "", "", "published/s", "deliveries/s", "ratio", "wakes", "calls", "sleeps", "CPU ns"
+    ) + &format!(
+        "\n{:<13}{:<14}{:>26}{:>26}{:>8}{:>9}{:>9}{:>9}{:>9}",
+        "cell",
+        "way",
+        "min / median / max",
+        "min / median / max",
+        "",
+        "/msg",
+        "/msg",
+        "/msg",
+        "/deliv."
+    )
+}
+
+/// The rows of one cell, one line each.
+pub fn lines(entry: &Entry) -> String {
+    let mut out = String::new();
+    for (index, row) in entry.rows.iter().enumerate() {
+        let cell = if index == 0 {
+            entry.cell.to_string()
+        } else {
+            String::new()
+        };
+        let _ = writeln!(out, "{}", line(&cell, row));
+    }
+    if let Some(failure) = &entry.failure {
+        let _ = writeln!(out, "{:<13}FAILED: {failure}", entry.cell.to_string());
+    }
+    out
+}
+
+fn line(cell: &str, row: &Row) -> String {
+    let ratio = row
+        .ratio
+        .map_or(String::new(), |ratio| format!("{ratio:.2} x"));
+    let wakes = |round: &Round| round.per_message(round.wakes.unwrap_or(0) as f64);
+    let wakes = if row.rounds[0].wakes.is_some() {
+        small(row.median(wakes))
+    } else {
+        "-".to_owned()
+    };
+    format!(
+        "{:<13}{:<14}{:>26}{:>26}{:>8}{:>9}{:>9}{:>9}{:>9.1}",
+        cell,
+        row.way,
+        spread(row.published),
+        spread(row.deliveries),
+        ratio,
+        wakes,
+        small(row.median(|round| round.per_message(round.calls as f64))),
+        small(row.median(|round| round.per_message(round.sleeps as f64))),
+        row.median(|round| round.cpu_seconds * 1e9 / round.deliveries as f64),
+    )
+}
+
+fn spread(rates: Spread) -> String {
+    format!(
+        "{} / {} / {}",
+        rate(rates.min),
+        rate(rates.median),
+        rate(rates.max)
+    )
+}
+
+fn rate(value: f64) -> String {
+    match value {
+        v if v >= 99.95e6 => format!("{:.0}M", v / 1e6),
+        v if v >= 9.995e6 => format!("{:.1}M", v / 1e6),
+        v if v >= 0.9995e6 => format!("{:.2}M", v / 1e6),
+        v if v >= 99.95e3 => format!("{:.0}k", v / 1e3),
+        v => format!("{:.1}k", v / 1e3),
+    }
+}
+
+fn small(value: f64) -> String {
+    match value {
+        v if v >= 0.0995 => format!("{v:.2}"),
+        v if v >= 0.000_05 => format!("{v:.4}"),
+        _ => "0".to_owned(),
+    }
+}
