@@ -1,0 +1,117 @@
+//! Receiving.
+
+use std::ffi::c_int;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
+
+use corecast::{Core, Message, RecvError};
+
+use crate::cores::{ChannelCore, State, with_core};
+use crate::duration;
+use crate::error::Failure;
+use crate::message::ChannelMessage;
+use crate::sized;
+
+/// Takes the next message of the queue. Returns 1 and fills `*message`, or 0 if
+/// there is none: then the core is armed, and channel_fd becomes readable when
+/// there is one. So: call it until it returns 0, then wait for channel_fd. Set
+/// message->size to sizeof(channel_message_t) first.
+///
+/// If the queue was full and messages were lost, message->lost of the next one
+/// says how many; channel_lost says so without waiting for a next one.
+///
+/// The thread that uses the core. Never blocks. Not signal-safe. The struct is the
+/// caller's; for how long what it points at is valid, see there. Errors: CHANNEL_E_NULL,
+/// CHANNEL_E_SIZE, CHANNEL_E_MASTER_GONE (and nothing is left), CHANNEL_E_DAMAGED,
+/// and those of a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn channel_recv(
+    core: *mut ChannelCore,
+    message: *mut ChannelMessage,
+) -> c_int {
+    // SAFETY: the caller passes NULL or a core, and NULL or a struct of the size it says.
+    unsafe { with_core(core, |state| next(state, message, None)) }
+}
+
+/// Like channel_recv, but waits up to `timeout_ms` for a message; -1 waits as long
+/// as it takes. For threads without an event loop: it waits on channel_fd, which
+/// nothing else may then do at the same time.
+///
+/// As channel_recv, but blocks as `timeout_ms` says. Errors: as channel_recv.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn channel_recv_timeout(
+    core: *mut ChannelCore,
+    timeout_ms: c_int,
+    message: *mut ChannelMessage,
+) -> c_int {
+    let end = Some(Instant::now() + duration(timeout_ms));
+    // SAFETY: as in channel_recv.
+    unsafe { with_core(core, |state| next(state, message, end)) }
+}
+
+/// Receives until there is a message or none, by `end` if that is given; losses
+/// are added up on the way.
+///
+/// # Safety
+/// `out` is NULL, or a struct of the size it says, writable.
+#[inline]
+unsafe fn next(
+    state: &mut State,
+    out: *mut ChannelMessage,
+    end: Option<Instant>,
+) -> Result<c_int, Failure> {
+    // Before anything is taken: a message must not be lost to a bad struct.
+    // SAFETY: the caller's contract.
+    unsafe { sized::check(out) }?;
+    loop {
+        match take(&mut state.core, end) {
+            Ok(Some(message)) => {
+                // SAFETY: the caller's contract.
+                unsafe { sized::write(out, &ChannelMessage::of(&message, state.lost)) }?;
+                state.lost = 0;
+                return Ok(1);
+            }
+            Ok(None) => return Ok(0),
+            Err(RecvError::Lagged(lost)) => state.lost += lost,
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+#[inline]
+fn take(core: &mut Core, end: Option<Instant>) -> Result<Option<Message<'_>>, RecvError> {
+    match end {
+        None => core.recv(),
+        Some(end) => core.recv_timeout(end.saturating_duration_since(Instant::now())),
+    }
+}
+
+/// How many messages were lost to this core because its queue was full, as far as
+/// channel_recv has come in its stream. When the core has emptied a full queue and
+/// no message follows, channel_fd becomes readable all the same, and channel_recv
+/// gives 0 and counts the losses.
+///
+/// The thread that uses the core. Never blocks. Not signal-safe. Errors:
+/// CHANNEL_E_NULL, and those of a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn channel_lost(core: *const ChannelCore) -> i64 {
+    // SAFETY: the caller passes NULL or a core.
+    unsafe {
+        with_core(core, |state| {
+            Ok(i64::try_from(state.core.lost()).unwrap_or(i64::MAX))
+        })
+    }
+}
+
+/// A file descriptor that becomes readable when a core that is armed gets
+/// something: an eventfd. Register it edge-triggered (EPOLLIN | EPOLLET) and do not
+/// read it; or, level-triggered, read 8 bytes from it before channel_recv.
+///
+/// The thread that uses the core. Never blocks. Not signal-safe. The descriptor
+/// belongs to the library: do not close it; it is gone after channel_detach.
+/// Errors: CHANNEL_E_NULL, and those of a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn channel_fd(core: *const ChannelCore) -> c_int {
+    // SAFETY: the caller passes NULL or a core.
+    unsafe { with_core(core, |state| Ok(state.core.as_fd().as_raw_fd())) }
+}

@@ -1,0 +1,89 @@
+/* Every way to send, and bodies of every kind: empty, binary, as large as allowed. */
+#include "check.h"
+
+enum { LARGEST = 300000 };
+
+static channel_core_t *core;
+static unsigned char body[LARGEST];
+
+static void comes_back(const char *name, channel_id_t id, size_t len) {
+    channel_message_t message = received(core);
+    CHECK(message.name_len == strlen(name) && memcmp(message.name, name, message.name_len) == 0);
+    CHECK(message.channel == id && message.worker == 0 && message.core == 0);
+    CHECK(message.body_len == len && memcmp(message.body, body, len) == 0);
+    CHECK(message.lost == 0 && message.timestamp > 1500000000ull * 1000000000ull);
+}
+
+static void each_size(const char *name, channel_id_t joined, channel_id_t open) {
+    size_t sizes[] = {0, 1, 7, 8, 9, 127, 128, 129, 4095, 4096, 65536, LARGEST};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        size_t len = sizes[i];
+        GIVES(0, channel_send(core, name, body, len));
+        comes_back(name, joined, len);
+        GIVES(0, channel_send_to(core, open, body, len));
+        comes_back(name, joined, len);
+        GIVES(0, channel_send_timeout(core, name, body, len, 1000));
+        comes_back(name, joined, len);
+        GIVES(0, channel_send_to_timeout(core, open, body, len, -1));
+        comes_back(name, joined, len);
+    }
+}
+
+static void many(const char *name, channel_id_t joined, channel_id_t open) {
+    enum { COUNT = 50 };
+    channel_body_t bodies[COUNT];
+    for (size_t i = 0; i < COUNT; i++) bodies[i] = (channel_body_t){body, i * 3};
+    GIVES(COUNT, channel_send_many(core, name, bodies, COUNT));
+    for (size_t i = 0; i < COUNT; i++) comes_back(name, joined, i * 3);
+    GIVES(COUNT, channel_send_many_to(core, open, bodies, COUNT));
+    for (size_t i = 0; i < COUNT; i++) comes_back(name, joined, i * 3);
+}
+
+/* More than a lane holds: some are taken, from the first, and the number says how many. */
+static void more_than_fits(const char *name) {
+    enum { COUNT = 40 };
+    channel_body_t bodies[COUNT];
+    for (size_t i = 0; i < COUNT; i++) bodies[i] = (channel_body_t){body, LARGEST - i};
+    for (int done = 0; done < COUNT;) {
+        int taken = channel_send_many(core, name, bodies + done, (size_t)(COUNT - done));
+        if (taken == CHANNEL_E_FULL) taken = 0;
+        CHECK(taken >= 0 && taken <= COUNT - done);
+        for (int i = 0; i < taken; i++) {
+            channel_message_t message = received(core);
+            CHECK(message.body_len == (size_t)(LARGEST - done - i) && message.lost == 0);
+        }
+        done += taken;
+    }
+}
+
+int main(void) {
+    watchdog(150);
+    for (size_t i = 0; i < LARGEST; i++) body[i] = (unsigned char)(i * 7 + i / 256);
+    channel_config_t config = defaults();
+    config.max_message = LARGEST;
+    config.queue_bytes = 16 << 20;
+    config.timestamps = CHANNEL_TIMESTAMPS_MESSAGE;
+    channel_hub_t *hub = started(&config);
+    core = attached(hub, 0, 0);
+
+    channel_id_t joined, open;
+    const char *name = "bodies";
+    GIVES(0, channel_join(core, name, &joined));
+    GIVES(0, channel_open(core, name, &open));
+    CHECK(joined == open);
+    each_size(name, joined, open);
+    many(name, joined, open);
+    more_than_fits(name);
+
+    /* Left, but still open: nothing is received, and the number still stands for the name. */
+    GIVES(0, channel_leave(core, name));
+    GIVES(0, channel_send_to(core, open, "x", 1));
+    channel_message_t message = {.size = sizeof message};
+    GIVES(0, channel_recv_timeout(core, 20, &message));
+    GIVES(0, channel_join(core, name, &joined));
+    CHECK(joined == open);
+    GIVES(0, channel_close(core, open));
+    GIVES(0, channel_detach(core));
+    GIVES(0, channel_hub_destroy(hub));
+    return 0;
+}
