@@ -1,0 +1,213 @@
+//! Configuration: every limit of a hub, checked before anything is made.
+
+use std::time::Duration;
+
+use crate::doorbell::MAX_SLOTS;
+use crate::error::ConfigError;
+use crate::layout::Layout;
+use crate::queue::MAX_BUFFER;
+
+/// Most channels a hub can have.
+pub const MAX_CHANNELS: u32 = 1_000_000;
+/// Largest possible `max_message`, bytes.
+pub const MAX_MESSAGE: usize = 1 << 30;
+/// Smallest `lane_bytes` and `queue_bytes`.
+pub const MIN_BUFFER: usize = 4096;
+
+/// What happens to a message for a core whose queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The new message is dropped for that core and counted; the core learns how many at that
+    /// place of its stream.
+    #[default]
+    DropNewest,
+    /// What the core has not yet taken is dropped and counted, the new message stays. The part
+    /// that the core is reading is not touched.
+    DropOldest,
+    /// Nothing is dropped: the router stops, lanes fill up, senders see `Full` or wait. The
+    /// slowest core sets the pace of the whole hub.
+    Block,
+}
+
+/// Where a message's timestamp comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Timestamps {
+    /// No timestamps: they read as 0.
+    Off,
+    /// The router's clock, read once per routing pass. Costs next to nothing.
+    #[default]
+    Batch,
+    /// The sender's clock, read at each send (about 25 ns).
+    Message,
+}
+
+/// Which order subscribers can rely on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// One order for all subscribers; a send that returned before another began comes first.
+    #[default]
+    Total,
+    /// Only messages of one sender keep their order.
+    PerSender,
+}
+
+/// All limits and choices of a hub. Make one with [`Config::default`] and set what differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Worker processes. Default 4.
+    pub workers: u32,
+    /// Cores (threads, greenlets or loops that call corecast) per worker. Default 1.
+    pub cores: u32,
+    /// Further slots for helpers and the master itself. Default 4.
+    pub extra: u32,
+    /// Channels that can be in use at a time. Default 65,536.
+    pub channels: u32,
+    /// Bytes of records a core can have on the way to the router. Default 256 KiB.
+    pub lane_bytes: usize,
+    /// Unread bytes that one of the two buffers of a core's queue can hold. Default 1 MiB.
+    pub queue_bytes: usize,
+    /// Longest message body, bytes. Default 1 MiB.
+    pub max_message: usize,
+    /// What to do when a queue is full.
+    pub overflow: Overflow,
+    /// Where timestamps come from.
+    pub timestamps: Timestamps,
+    /// Which order is promised.
+    pub order: Order,
+    /// Touch all memory at creation, so that a lack of it is an error there. Default false.
+    pub populate: bool,
+    /// How long the master's own thread looks for news before it sleeps. Default 0; it helps
+    /// only where CPUs are idle.
+    pub spin: Duration,
+    /// How long `join`, `channel` and `attach` wait for the master. Default 5 s.
+    pub answer_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workers: 4,
+            cores: 1,
+            extra: 4,
+            channels: 65_536,
+            lane_bytes: 256 << 10,
+            queue_bytes: 1 << 20,
+            max_message: 1 << 20,
+            overflow: Overflow::default(),
+            timestamps: Timestamps::default(),
+            order: Order::default(),
+            populate: false,
+            spin: Duration::ZERO,
+            answer_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What a configuration takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requirements {
+    /// Bytes of the region; touched as they are used unless `populate` is set.
+    pub bytes: u64,
+    /// File descriptors in the process that makes the hub and runs the master.
+    pub fds: u32,
+}
+
+impl Config {
+    /// How many bytes and file descriptors this configuration takes.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the configuration itself.
+    pub fn requirements(&self) -> Result<Requirements, ConfigError> {
+        let layout = Layout::new(self)?;
+        // One eventfd per slot, one pidfd per process (at most one per slot), and the region, the
+        // router's eventfd, its epoll and the master's own pidfd.
+        Ok(Requirements {
+            bytes: layout.total as u64,
+            fds: 2 * self.slots() + 4,
+        })
+    }
+
+    /// All slots: workers × cores and the extra ones.
+    pub(crate) fn slots(&self) -> u32 {
+        self.workers * self.cores + self.extra
+    }
+
+    /// Checks every field against its limits.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        for (field, value) in [
+            ("workers", u64::from(self.workers)),
+            ("cores", u64::from(self.cores)),
+            ("channels", u64::from(self.channels)),
+            ("lane_bytes", self.lane_bytes as u64),
+            ("queue_bytes", self.queue_bytes as u64),
+            ("max_message", self.max_message as u64),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::Zero { field });
+            }
+        }
+        let slots = u64::from(self.workers)
+            .saturating_mul(u64::from(self.cores))
+            .saturating_add(u64::from(self.extra));
+        at_most("workers * cores + extra", slots, MAX_SLOTS as u64)?;
+        at_most("channels", self.channels.into(), MAX_CHANNELS.into())?;
+        at_most("max_message", self.max_message as u64, MAX_MESSAGE as u64)?;
+        let most = (MAX_BUFFER / 2) as u64;
+        for (field, value) in [
+            ("lane_bytes", self.lane_bytes as u64),
+            ("queue_bytes", self.queue_bytes as u64),
+        ] {
+            at_most(field, value, most)?;
+            at_least(field, value, MIN_BUFFER as u64)?;
+        }
+        Ok(())
+    }
+}
+
+fn at_most(field: &'static str, value: u64, max: u64) -> Result<(), ConfigError> {
+    if value > max {
+        return Err(ConfigError::TooLarge { field, value, max });
+    }
+    Ok(())
+}
+
+fn at_least(field: &'static str, value: u64, min: u64) -> Result<(), ConfigError> {
+    if value < min {
+        return Err(ConfigError::TooSmall { field, value, min });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bad_field_is_named_with_its_limit() {
+        let check = |edit: fn(&mut Config)| {
+            let mut config = Config::default();
+            edit(&mut config);
+            config.requirements().expect_err("must be refused").to_string()
+        };
+        assert!(check(|c| c.workers = 0).contains("workers is 0"));
+        assert!(check(|c| c.workers = 5000).contains("at most 4032"));
+        assert!(check(|c| (c.workers, c.cores) = (u32::MAX, u32::MAX)).contains("at most 4032"));
+        assert!(check(|c| c.channels = 1_000_001).contains("channels is 1000001; at most 1000000"));
+        assert!(check(|c| c.queue_bytes = 100).contains("at least 4096"));
+        assert!(check(|c| c.max_message = usize::MAX).contains("max_message"));
+    }
+
+    #[test]
+    fn a_thousand_slots_and_a_million_channels_are_possible() {
+        let config = Config {
+            workers: 256,
+            cores: 4,
+            channels: 1_000_000,
+            ..Config::default()
+        };
+        let need = config.requirements().expect("a valid configuration");
+        assert_eq!(need.fds, 2 * 1028 + 4);
+        assert!(need.bytes > 4 << 30);
+    }
+}

@@ -1,0 +1,213 @@
+//! A core: one unit of concurrency in a worker, and the calls it makes.
+//!
+//! A core is used by one thread (or greenlet, or loop) at a time; it can move between threads.
+//! Sending and receiving touch only shared memory: no allocation, no lock, and no system call
+//! but the one notification when the other side sleeps.
+
+mod attach;
+mod membership;
+mod recv;
+mod send;
+mod wait;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+
+use crate::directory::{ChannelId, Directory};
+use crate::hub::Inner;
+use crate::lane::{LaneWord, LaneWriter};
+use crate::queue::QueueReader;
+use crate::region::Shared;
+use crate::shared::{Holder, Mailbox, MasterState, RegionHeader};
+use crate::ticket::{LastTicket, Tickets};
+use membership::Memberships;
+use send::NameCache;
+use wait::MasterWatch;
+
+pub use membership::JoinTicket;
+
+/// Who sent a message: worker and core index. Extra slots have worker number `config.workers`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sender {
+    /// Worker index.
+    pub worker: u32,
+    /// Core index within the worker.
+    pub core: u32,
+}
+
+/// A resolved channel: sending to it needs no look-up of the name. Good until closed by the core
+/// that opened it, or that core detaches; then it is refused as stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Channel(ChannelId);
+
+impl Channel {
+    /// Index and generation.
+    pub fn id(self) -> ChannelId {
+        self.0
+    }
+
+    /// The inverse of [`Self::id`], for bindings. A wrong id is refused as stale when used.
+    pub fn from_id(id: ChannelId) -> Self {
+        Self(id)
+    }
+}
+
+/// A received message, in place: valid until the next call on the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Message<'a> {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Its name, 1 to 255 bytes.
+    pub name: &'a [u8],
+    /// What was sent.
+    pub body: &'a [u8],
+    /// Who sent it.
+    pub sender: Sender,
+    /// Its place in the hub's order: never decreases from one message to the next.
+    pub ticket: u64,
+    /// Nanoseconds since the epoch (CLOCK_REALTIME), 0 when timestamps are off.
+    pub timestamp: u64,
+}
+
+/// An attached core. Detaches when dropped.
+pub struct Core {
+    hub: Arc<Inner>,
+    slot: usize,
+    holder: Holder,
+    pid: u32,
+    fd: RawFd,
+    me: Sender,
+    detached: bool,
+    // Copies of what the hot paths need, next to each other.
+    header: Shared<RegionHeader>,
+    tickets: Shared<Tickets>,
+    word: Shared<LaneWord>,
+    mailbox: Shared<Mailbox>,
+    directory: Directory,
+    lane: LaneWriter,
+    last_ticket: LastTicket,
+    /// The channel of the last CONTEXT record in the lane.
+    context: Option<ChannelId>,
+    max_message: usize,
+    stamped: bool,
+    ordered: bool,
+    queue: QueueReader,
+    /// The last full ticket received: completes the 48 bits of the next.
+    seen_ticket: u64,
+    /// The slot and sender of the last message received.
+    last_sender: (u32, Sender),
+    lost: u64,
+    name_cache: NameCache,
+    memberships: Memberships,
+    master: MasterWatch,
+}
+
+// SAFETY: the raw pointers inside (lane, queue) go to the region, which the hub's Arc keeps
+// mapped, and to parts of it that this core alone uses.
+unsafe impl Send for Core {}
+
+/// Why a call cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unusable {
+    WrongProcess,
+    Detached,
+}
+
+macro_rules! from_unusable {
+    ($($error:ty),+) => {
+        $(impl From<Unusable> for $error {
+            fn from(u: Unusable) -> Self {
+                match u {
+                    Unusable::WrongProcess => Self::WrongProcess,
+                    Unusable::Detached => Self::Detached,
+                }
+            }
+        })+
+    };
+}
+
+from_unusable!(
+    crate::SendError,
+    crate::JoinError,
+    crate::LeaveError,
+    crate::RecvError
+);
+
+impl Core {
+    /// The worker this core belongs to.
+    pub fn worker(&self) -> u32 {
+        self.me.worker
+    }
+
+    /// Its index within the worker.
+    pub fn core(&self) -> u32 {
+        self.me.core
+    }
+
+    /// What others see as the sender of its messages.
+    pub fn me(&self) -> Sender {
+        self.me
+    }
+
+    /// Messages lost to this core so far, as far as `recv` has told.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    #[inline]
+    fn check(&self) -> Result<(), Unusable> {
+        if self.hub.mark.current() != self.pid {
+            return Err(Unusable::WrongProcess);
+        }
+        if self.detached {
+            return Err(Unusable::Detached);
+        }
+        Ok(())
+    }
+
+    /// True when the master has said that it stopped.
+    #[inline]
+    fn master_has_stopped(&self) -> bool {
+        MasterState::load(&self.header.master) == MasterState::Gone
+    }
+
+    /// Tells the router that this slot has news.
+    #[cold]
+    fn ring(&self) {
+        ring(&self.hub, self.slot);
+    }
+}
+
+/// Rings the doorbell of a slot, and wakes the master if it sleeps.
+pub(crate) fn ring(hub: &Inner, slot: usize) {
+    if hub.view.doorbell.ring(slot) {
+        hub.notify_router();
+    }
+}
+
+impl AsFd for Core {
+    /// The eventfd. Register it for reading, edge-triggered; never read it.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: owned by the hub's table, which closes it only when the hub is dropped or
+        // this process becomes another worker; both outlast this core.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+}
+
+impl AsRawFd for Core {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("worker", &self.me.worker)
+            .field("core", &self.me.core)
+            .field("generation", &self.holder.generation())
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
+    }
+}

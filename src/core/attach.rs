@@ -1,0 +1,165 @@
+//! Attaching to a slot and giving it back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::membership::Memberships;
+use super::send::NameCache;
+use super::wait::MasterWatch;
+use super::{Core, Sender, Unusable, ring};
+use crate::config::{Order, Timestamps};
+use crate::error::{AttachError, SendError};
+use crate::hub::Inner;
+use crate::lane::LaneWriter;
+use crate::liveness::{has_ended, pidfd_open};
+use crate::queue::QueueReader;
+use crate::record::{HEADER, Header, kind};
+use crate::shared::{Holder, MasterState, VERSION};
+use crate::ticket::LastTicket;
+
+/// How long a slot whose holder seems alive is waited for: the holder may just be detaching, or
+/// dead with its pid already reused.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+impl Core {
+    pub(crate) fn attach(hub: Arc<Inner>, slot: usize) -> Result<Self, AttachError> {
+        hub.view
+            .check_version()
+            .map_err(|found| AttachError::Version {
+                found,
+                expected: VERSION,
+            })?;
+        let me = hub.sender_of(slot);
+        let fd = hub.core_fds.get(slot);
+        let fd = fd.ok_or(AttachError::Foreign { worker: me.worker })?;
+        if MasterState::load(&hub.view.header.master) == MasterState::Gone {
+            return Err(AttachError::MasterGone);
+        }
+        let pid = hub.mark.enter();
+        let holder = take_slot(&hub, slot, pid)?;
+        ring(&hub, slot);
+        Ok(Self::new(hub, slot, holder, pid, fd, me))
+    }
+
+    fn new(hub: Arc<Inner>, slot: usize, holder: Holder, pid: u32, fd: i32, me: Sender) -> Self {
+        let view = &hub.view;
+        let (layout, config) = (&view.layout, &view.config);
+        let (word, control) = (view.lane_word(slot), view.control(slot));
+        // SAFETY: the region has these bytes there; taking the slot word made this core the only
+        // producer of the lane and the only reader of the queue. The hub's Arc keeps the region.
+        let (lane, queue) = unsafe {
+            (
+                LaneWriter::new(
+                    view.ring(slot),
+                    layout.lane_capacity,
+                    layout.lane_window,
+                    word.tail(),
+                ),
+                QueueReader::new(
+                    control,
+                    view.buffers(slot).map(<*mut u8>::cast_const),
+                    layout.buffer_capacity,
+                ),
+            )
+        };
+        Self {
+            slot,
+            holder,
+            pid,
+            fd,
+            me,
+            detached: false,
+            header: view.header,
+            tickets: view.tickets,
+            word,
+            mailbox: view.mailbox(slot),
+            directory: view.directory,
+            lane,
+            last_ticket: LastTicket::default(),
+            context: None,
+            max_message: config.max_message,
+            stamped: config.timestamps == Timestamps::Message,
+            ordered: config.order == Order::Total,
+            queue,
+            seen_ticket: view.tickets.peek(),
+            last_sender: (slot as u32, me),
+            lost: 0,
+            name_cache: NameCache::new(),
+            memberships: Memberships::default(),
+            master: MasterWatch::default(),
+            hub,
+        }
+    }
+
+    /// Gives the slot back: subscriptions and open handles end, what was sent is still delivered.
+    ///
+    /// # Errors
+    /// The lane is full and the master does not empty it, or this is the wrong process.
+    pub fn detach(mut self) -> Result<(), SendError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), SendError> {
+        self.check()?;
+        let claimed = self.claim_waiting(HEADER, self.hub.view.config.answer_timeout);
+        self.detached = true;
+        let at = claimed?;
+        let ticket = self.ticket();
+        // SAFETY: claimed, 16 bytes.
+        unsafe { Header::new(kind::DETACH, 0, 0, 0, ticket).write(at) };
+        self.publish();
+        Ok(())
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.check() != Err(Unusable::WrongProcess) && !self.detached {
+            // Without a master to tell, the slot is freed when this process ends.
+            let _ = self.end();
+        }
+    }
+}
+
+/// Takes the slot, waiting for the master to free it if its last owner is gone.
+fn take_slot(hub: &Inner, slot: usize, pid: u32) -> Result<Holder, AttachError> {
+    let word = hub.view.slot(slot);
+    let start = Instant::now();
+    loop {
+        let seen = word.load();
+        if seen.is_free() {
+            match word.take(seen, pid) {
+                Ok(holder) => return Ok(holder),
+                Err(_) => continue,
+            }
+        }
+        wait_for_free(hub, slot, seen, start)?;
+    }
+}
+
+/// One short wait for a held slot, or the reason why there is no point in waiting longer.
+fn wait_for_free(hub: &Inner, slot: usize, seen: Holder, start: Instant) -> Result<(), AttachError> {
+    let me = hub.sender_of(slot);
+    let busy = AttachError::Busy {
+        worker: me.worker,
+        core: me.core,
+        pid: seen.pid(),
+    };
+    if start.elapsed() >= PATIENCE && is_alive(seen.pid()) {
+        return Err(busy);
+    }
+    if start.elapsed() >= hub.view.config.answer_timeout {
+        return Err(AttachError::Timeout);
+    }
+    if MasterState::load(&hub.view.header.master) == MasterState::Gone {
+        return Err(AttachError::MasterGone);
+    }
+    // Its owner may have been killed before it could ring.
+    ring(hub, slot);
+    std::thread::sleep(Duration::from_micros(500));
+    Ok(())
+}
+
+fn is_alive(pid: u32) -> bool {
+    pid == std::process::id() || pidfd_open(pid).is_ok_and(|fd| !has_ended(&fd))
+}

@@ -1,0 +1,112 @@
+//! Receiving.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::{Core, Message, ring};
+use crate::directory::ChannelId;
+use crate::error::RecvError;
+use crate::notify;
+use crate::queue::{Raw, Received};
+use crate::record::full_ticket;
+
+impl Core {
+    /// The next message, in place. None: there is nothing, *and* the notification is armed: the
+    /// core's descriptor becomes readable (an edge) when something arrives. Never waits.
+    ///
+    /// # Errors
+    /// [`RecvError::Lagged`] tells of losses at their place in the stream; go on calling. See
+    /// [`RecvError`] for the others.
+    #[inline]
+    pub fn recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+        self.check()?;
+        match self.next()? {
+            Some(raw) => Ok(Some(self.message(raw))),
+            None => Ok(None),
+        }
+    }
+
+    /// [`Self::recv`], waiting up to `timeout`. It reads the descriptor itself: do not combine it
+    /// with an event loop on the same core.
+    ///
+    /// # Errors
+    /// As for [`Self::recv`].
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message<'_>>, RecvError> {
+        self.check()?;
+        let start = Instant::now();
+        let mut next = self.next()?;
+        while next.is_none() {
+            // The queue is armed. What is notified before this reset has been published before
+            // it, so the look that follows finds it.
+            notify::drain(self.as_fd());
+            next = self.next()?;
+            let left = timeout.saturating_sub(start.elapsed());
+            if next.is_some() || left.is_zero() {
+                break;
+            }
+            notify::wait_readable(self.as_fd(), left);
+        }
+        Ok(next.map(|raw| self.message(raw)))
+    }
+
+    /// The next message that has not been left meanwhile.
+    #[inline]
+    fn next(&mut self) -> Result<Option<Raw>, RecvError> {
+        loop {
+            let (hub, slot) = (&self.hub, self.slot);
+            match self.queue.next(|| ring(hub, slot)) {
+                Received::Message(raw) => {
+                    if self.memberships.filters() && self.is_left(raw.header.channel()) {
+                        continue;
+                    }
+                    return Ok(Some(raw));
+                }
+                Received::Lost(n) => {
+                    self.lost += n;
+                    return Err(RecvError::Lagged(n));
+                }
+                Received::Empty => return self.empty(),
+                Received::Damaged => return Err(RecvError::Damaged),
+            }
+        }
+    }
+
+    #[inline]
+    fn message(&mut self, raw: Raw) -> Message<'_> {
+        let header = raw.header;
+        let index = header.channel();
+        let (name, len) = self.directory.name_ptr(index);
+        let ticket = full_ticket(header.ticket(), self.seen_ticket);
+        self.seen_ticket = ticket;
+        if header.slot() != self.last_sender.0 {
+            self.last_sender = (header.slot(), self.hub.sender_of(header.slot() as usize));
+        }
+        let generation = self.directory.generation(index).unwrap_or(0);
+        // SAFETY: the reader checked that the body lies in the front buffer, which is ours until
+        // the next call flips; the name's entry lies in the region, and this core is subscribed to
+        // the channel (messages of one it has left are filtered), so the router does not recycle
+        // it while the message is borrowed: receiving and leaving need `&mut self`.
+        let (name, body) = unsafe {
+            (
+                std::slice::from_raw_parts(name, len),
+                std::slice::from_raw_parts(raw.body, raw.len),
+            )
+        };
+        Message {
+            channel: ChannelId { index, generation },
+            name,
+            body,
+            sender: self.last_sender.1,
+            ticket,
+            timestamp: raw.stamp,
+        }
+    }
+
+    #[cold]
+    fn empty(&mut self) -> Result<Option<Raw>, RecvError> {
+        if self.master_has_stopped() {
+            return Err(RecvError::MasterGone);
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,316 @@
+//! Sending.
+
+use std::time::Duration;
+
+use super::{Channel, Core};
+use crate::directory::{ChannelId, check_name};
+use crate::error::SendError;
+use crate::record::{self, HEADER, Header, NAME_MAX, STAMP_BYTES, flags, kind, round_up, size_of_record};
+use crate::router::realtime_nanos;
+
+/// The last name resolved: most senders send to one channel many times in a row.
+pub(super) struct NameCache {
+    name: [u8; NAME_MAX],
+    len: usize,
+    id: ChannelId,
+}
+
+impl NameCache {
+    pub fn new() -> Self {
+        Self {
+            name: [0; NAME_MAX],
+            len: 0,
+            id: ChannelId::default(),
+        }
+    }
+
+    #[inline]
+    fn get(&self, name: &[u8]) -> Option<ChannelId> {
+        (self.name[..self.len] == *name).then_some(self.id)
+    }
+
+    fn put(&mut self, name: &[u8], id: ChannelId) {
+        self.name[..name.len()].copy_from_slice(name);
+        (self.len, self.id) = (name.len(), id);
+    }
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy)]
+enum To<'a> {
+    Id(ChannelId),
+    /// A channel that this core cannot see: the router resolves the name.
+    Name(&'a [u8]),
+}
+
+impl Core {
+    /// Sends `body` (any bytes, also none) to all cores that have joined the channel, this one
+    /// included. Never waits. A channel nobody has joined is no error.
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was sent then.
+    #[inline]
+    pub fn send(&mut self, name: impl AsRef<[u8]>, body: &[u8]) -> Result<(), SendError> {
+        self.check_send(body.len())?;
+        let to = self.resolve(name.as_ref())?;
+        self.put(to, body)?;
+        self.publish();
+        Ok(())
+    }
+
+    /// [`Self::send`] to a resolved channel.
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was sent then.
+    #[inline]
+    pub fn send_to(&mut self, channel: Channel, body: &[u8]) -> Result<(), SendError> {
+        self.check_send(body.len())?;
+        let to = self.current(channel)?;
+        self.put(to, body)?;
+        self.publish();
+        Ok(())
+    }
+
+    /// [`Self::send`], waiting up to `timeout` while the lane is full.
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was sent then.
+    pub fn send_timeout(
+        &mut self,
+        name: impl AsRef<[u8]>,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        match self.send(name.as_ref(), body) {
+            Err(SendError::Full) => {}
+            other => return other,
+        }
+        self.wait_for_room(self.largest_size(body.len()), timeout)?;
+        self.send(name, body)
+    }
+
+    /// [`Self::send_to`], waiting up to `timeout` while the lane is full.
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was sent then.
+    pub fn send_to_timeout(
+        &mut self,
+        channel: Channel,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        match self.send_to(channel, body) {
+            Err(SendError::Full) => {}
+            other => return other,
+        }
+        self.wait_for_room(self.largest_size(body.len()), timeout)?;
+        self.send_to(channel, body)
+    }
+
+    /// Sends several messages with one publication. Returns how many were taken: fewer than given
+    /// when the lane got full; the others can be sent later.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] when not even the first was taken; otherwise see [`SendError`]. If any
+    /// body is too large, nothing is sent.
+    pub fn send_many<B: AsRef<[u8]>>(
+        &mut self,
+        name: impl AsRef<[u8]>,
+        bodies: &[B],
+    ) -> Result<usize, SendError> {
+        self.check_all(bodies)?;
+        let to = self.resolve(name.as_ref())?;
+        self.put_many(to, bodies)
+    }
+
+    /// [`Self::send_many`] to a resolved channel.
+    ///
+    /// # Errors
+    /// As for [`Self::send_many`].
+    pub fn send_many_to<B: AsRef<[u8]>>(
+        &mut self,
+        channel: Channel,
+        bodies: &[B],
+    ) -> Result<usize, SendError> {
+        self.check_all(bodies)?;
+        let to = self.current(channel)?;
+        self.put_many(to, bodies)
+    }
+
+    #[inline]
+    fn check_send(&self, len: usize) -> Result<(), SendError> {
+        self.check()?;
+        if len > self.max_message {
+            return Err(SendError::TooLarge {
+                len,
+                max: self.max_message,
+            });
+        }
+        if self.master_has_stopped() {
+            return Err(SendError::MasterGone);
+        }
+        Ok(())
+    }
+
+    fn check_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<(), SendError> {
+        let longest = bodies.iter().map(|b| b.as_ref().len()).max();
+        self.check_send(longest.unwrap_or(0))
+    }
+
+    #[inline]
+    fn current<'a>(&self, channel: Channel) -> Result<To<'a>, SendError> {
+        if !self.directory.is_current(channel.0) {
+            return Err(SendError::StaleChannel);
+        }
+        Ok(To::Id(channel.0))
+    }
+
+    #[inline]
+    fn resolve<'a>(&mut self, name: &'a [u8]) -> Result<To<'a>, SendError> {
+        if let Some(id) = self.name_cache.get(name) {
+            if self.directory.is_current(id) {
+                return Ok(To::Id(id));
+            }
+        }
+        self.look_up(name)
+    }
+
+    fn look_up<'a>(&mut self, name: &'a [u8]) -> Result<To<'a>, SendError> {
+        check_name(name)?;
+        let Some(id) = self.directory.find(name) else {
+            return Ok(To::Name(name));
+        };
+        self.name_cache.put(name, id);
+        Ok(To::Id(id))
+    }
+
+    fn put_many<B: AsRef<[u8]>>(&mut self, to: To<'_>, bodies: &[B]) -> Result<usize, SendError> {
+        let mut taken = 0;
+        for body in bodies {
+            match self.put(to, body.as_ref()) {
+                Ok(()) => taken += 1,
+                Err(e) if taken == 0 => return Err(e),
+                Err(_) => break,
+            }
+        }
+        if taken > 0 {
+            self.publish();
+        }
+        Ok(taken)
+    }
+
+    /// Writes one message into the lane, unpublished.
+    #[inline]
+    fn put(&mut self, to: To<'_>, body: &[u8]) -> Result<(), SendError> {
+        let at = match to {
+            To::Id(id) => self.put_header(id, body.len())?,
+            To::Name(name) => self.put_named_header(name, body.len())?,
+        };
+        // SAFETY: the header's claim covers stamp and body; `body` is the caller's own memory.
+        unsafe {
+            let at = self.put_stamp(at);
+            record::copy(body.as_ptr(), at, body.len());
+        }
+        Ok(())
+    }
+
+    /// Claims a message record, preceded by a context if the channel is another than before.
+    /// Returns where its payload goes.
+    #[inline]
+    fn put_header(&mut self, id: ChannelId, len: usize) -> Result<*mut u8, SendError> {
+        let len = len + self.stamp_bytes();
+        let context = if self.context == Some(id) { 0 } else { HEADER };
+        let Some(mut at) = self.lane.claim(context + size_of_record(len), &self.mailbox.head)
+        else {
+            return Err(self.full());
+        };
+        let ticket = self.ticket();
+        // SAFETY: claimed: room for the context, the header and `len` bytes.
+        unsafe {
+            if context > 0 {
+                let generation = id.generation.into();
+                Header::new(kind::CONTEXT, 0, id.index, 0, generation).write(at);
+                at = at.add(HEADER);
+                self.context = Some(id);
+            }
+            Header::new(kind::MESSAGE, self.stamp_flag(), id.index, len, ticket).write(at);
+            Ok(at.add(HEADER))
+        }
+    }
+
+    /// The same for a channel given by name: a length byte and the name come first.
+    fn put_named_header(&mut self, name: &[u8], len: usize) -> Result<*mut u8, SendError> {
+        let prefix = round_up(1 + name.len());
+        let len = prefix + len + self.stamp_bytes();
+        let Some(at) = self.lane.claim(size_of_record(len), &self.mailbox.head) else {
+            return Err(self.full());
+        };
+        let ticket = self.ticket();
+        // SAFETY: claimed: room for the header, the prefix and what follows.
+        unsafe {
+            Header::new(kind::NAMED, self.stamp_flag(), 0, len, ticket).write(at);
+            let at = at.add(HEADER);
+            at.write(name.len() as u8);
+            record::copy(name.as_ptr(), at.add(1), name.len());
+            Ok(at.add(prefix))
+        }
+    }
+
+    /// # Safety
+    /// 8 bytes are claimed at `at` if messages are stamped.
+    #[inline]
+    unsafe fn put_stamp(&self, at: *mut u8) -> *mut u8 {
+        if !self.stamped {
+            return at;
+        }
+        // SAFETY: the caller's contract; payloads are 16-byte aligned.
+        unsafe {
+            at.cast::<u64>().write(realtime_nanos());
+            at.add(STAMP_BYTES)
+        }
+    }
+
+    #[inline]
+    fn stamp_bytes(&self) -> usize {
+        if self.stamped { STAMP_BYTES } else { 0 }
+    }
+
+    #[inline]
+    fn stamp_flag(&self) -> u8 {
+        if self.stamped { flags::TIMED } else { 0 }
+    }
+
+    /// Bytes that a message can take at most, whatever precedes it.
+    fn largest_size(&self, len: usize) -> usize {
+        size_of_record(1 + NAME_MAX + STAMP_BYTES + len) + HEADER
+    }
+
+    #[inline]
+    pub(super) fn ticket(&mut self) -> u64 {
+        if self.ordered {
+            self.tickets.next(&mut self.last_ticket)
+        } else {
+            0
+        }
+    }
+
+    /// Makes everything claimed so far visible to the router.
+    #[inline]
+    pub(super) fn publish(&mut self) {
+        if self.word.publish(self.lane.tail()) {
+            self.ring();
+        }
+    }
+
+    /// Why the lane did not take a record.
+    #[cold]
+    pub(super) fn full(&mut self) -> SendError {
+        if self.hub.view.slot(self.slot).load() != self.holder {
+            return SendError::Detached; // quarantined
+        }
+        if !self.master_is_alive() {
+            return SendError::MasterGone;
+        }
+        SendError::Full
+    }
+}

@@ -1,0 +1,133 @@
+//! Waiting for the master: for room in the lane, or for an answer.
+//!
+//! The only place where a core sleeps on its own account. It sets the waiting bit in its lane
+//! word, looks again, and sleeps on the event word of its mailbox; the router clears the bit and
+//! bumps the word once it has moved the head or answered.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::Backoff;
+
+use super::Core;
+use crate::error::SendError;
+use crate::liveness::{has_ended, pidfd_open};
+use crate::notify;
+use crate::shared::MasterState;
+use crate::sync::Ordering;
+
+/// How often a waiting core makes sure that the master still lives.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Why a wait ended without what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Timeout,
+    MasterGone,
+    Detached,
+}
+
+/// What a core knows of the master's process.
+#[derive(Debug, Default)]
+pub(super) struct MasterWatch {
+    pid: u32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl MasterWatch {
+    /// True unless the process `pid` is known to have ended.
+    fn is_alive(&mut self, pid: u32) -> bool {
+        if pid == std::process::id() {
+            return true;
+        }
+        if pid != self.pid || self.pidfd.is_none() {
+            self.pid = pid;
+            match pidfd_open(pid) {
+                Ok(fd) => self.pidfd = Some(fd),
+                Err(e) => return e != nix::errno::Errno::ESRCH,
+            }
+        }
+        !self.pidfd.as_ref().is_some_and(has_ended)
+    }
+}
+
+impl Core {
+    /// Looks at the master's process: a system call, for slow paths.
+    pub(super) fn master_is_alive(&mut self) -> bool {
+        match MasterState::load(&self.header.master) {
+            MasterState::None => true, // it may still start
+            MasterState::Gone => false,
+            MasterState::Running(pid) => self.master.is_alive(pid),
+        }
+    }
+
+    /// Waits until `ready` gives something, at most `timeout`.
+    pub(super) fn wait_for<T>(
+        &mut self,
+        timeout: Duration,
+        mut ready: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Result<T, Ended> {
+        let backoff = Backoff::new();
+        while !backoff.is_completed() {
+            if let Some(value) = ready(self) {
+                return Ok(value);
+            }
+            backoff.snooze();
+        }
+        let start = Instant::now();
+        loop {
+            // SYNC(mailbox.event): read before the waiting bit is set; the futex compares with it.
+            let seen = self.mailbox.event.load(Ordering::SeqCst);
+            self.word.set_waiting();
+            if let Some(value) = ready(self) {
+                return Ok(value);
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            self.may_go_on(left)?;
+            notify::futex_wait(&self.mailbox.get().event, seen, left.min(LOOK));
+        }
+    }
+
+    fn may_go_on(&mut self, left: Duration) -> Result<(), Ended> {
+        if self.hub.view.slot(self.slot).load() != self.holder {
+            return Err(Ended::Detached);
+        }
+        if !self.master_is_alive() {
+            return Err(Ended::MasterGone);
+        }
+        if left.is_zero() {
+            return Err(Ended::Timeout);
+        }
+        Ok(())
+    }
+
+    /// Waits until the lane has room for `size` bytes.
+    pub(super) fn wait_for_room(&mut self, size: usize, timeout: Duration) -> Result<(), SendError> {
+        self.wait_for(timeout, |core| {
+            core.lane.could_claim(size, &core.mailbox.get().head).then_some(())
+        })
+        .map_err(SendError::from)
+    }
+
+    /// Claims `size` bytes of the lane, waiting for room.
+    pub(super) fn claim_waiting(
+        &mut self,
+        size: usize,
+        timeout: Duration,
+    ) -> Result<*mut u8, SendError> {
+        self.wait_for(timeout, |core| {
+            core.lane.claim(size, &core.mailbox.get().head)
+        })
+        .map_err(SendError::from)
+    }
+}
+
+impl From<Ended> for SendError {
+    fn from(e: Ended) -> Self {
+        match e {
+            Ended::Timeout => Self::Timeout,
+            Ended::MasterGone => Self::MasterGone,
+            Ended::Detached => Self::Detached,
+        }
+    }
+}

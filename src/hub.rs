@@ -1,0 +1,294 @@
+//! The hub: made before fork, inherited by every worker.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::config::{Config, Order, Overflow, Timestamps};
+use crate::core::{Core, Sender};
+use crate::directory::check_name;
+use crate::error::{AttachError, CreateError, MasterError};
+use crate::layout::Layout;
+use crate::master::{Master, MasterThread};
+use crate::notify::{self, CoreFds};
+use crate::process::ProcessMark;
+use crate::region::{OsError, address_space, available_fds, available_memory};
+use crate::router::{Router, realtime_nanos};
+use crate::stats::Stats;
+use crate::sync::{AtomicU64, Ordering};
+use crate::view::View;
+use crate::worker::Worker;
+
+/// What one process knows of a hub. A forked child has its own copy.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub view: Arc<View>,
+    pub mark: ProcessMark,
+    /// The process that made the hub.
+    pub creator: u32,
+    /// Wakes the master.
+    pub router_fd: OwnedFd,
+    pub core_fds: CoreFds,
+    /// The router while no master runs. Only masters lock it, never a forked worker.
+    pub router: Mutex<Option<Box<Router>>>,
+    /// Workers reported dead by the host, one bit each.
+    pub hints: Box<[AtomicU64]>,
+}
+
+impl Inner {
+    /// Slot of a worker's core; extra slots belong to worker number `workers`.
+    pub fn slot_of(&self, worker: u32, core: u32) -> Result<usize, AttachError> {
+        let config = &self.view.config;
+        let is_extra = worker == config.workers && config.extra > 0;
+        let cores = if is_extra { config.extra } else { config.cores };
+        if worker >= config.workers && !is_extra {
+            let workers = config.workers;
+            return Err(AttachError::WorkerOutOfRange { worker, workers });
+        }
+        if core >= cores {
+            return Err(AttachError::CoreOutOfRange { core, cores });
+        }
+        Ok((worker * config.cores + core) as usize)
+    }
+
+    /// The inverse of [`Self::slot_of`].
+    pub fn sender_of(&self, slot: usize) -> Sender {
+        let (slot, config) = (slot as u32, &self.view.config);
+        let worker = (slot / config.cores).min(config.workers);
+        Sender {
+            worker,
+            core: slot - worker * config.cores,
+        }
+    }
+
+    pub fn notify_router(&self) {
+        notify::ring(self.router_fd.as_raw_fd());
+    }
+}
+
+/// A hub: the shared region and all that lives in it. Make it before you fork; clones and forked
+/// children refer to the same region.
+///
+/// The memory is freed when the last process that has it mapped ends or drops it.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Hub {
+    /// Makes a hub.
+    ///
+    /// # Errors
+    /// A wrong configuration, or not enough memory or file descriptors for it; nothing is left
+    /// behind then.
+    pub fn create(config: &Config) -> Result<Self, CreateError> {
+        let layout = Layout::new(config)?;
+        check_resources(config, &layout)?;
+        let slots = layout.slots;
+        let view = View::create(config, layout).map_err(|e| memory_error(e, config))?;
+        let router = Box::new(Router::new(Arc::clone(&view), realtime_nanos));
+        let mark = ProcessMark::create()?;
+        let workers = config.workers as usize;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                view,
+                creator: mark.enter(),
+                mark,
+                router_fd: notify::eventfd()?,
+                core_fds: CoreFds::create(slots)?,
+                router: Mutex::new(Some(router)),
+                hints: (0..workers.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            }),
+        })
+    }
+
+    /// A hub with some settings changed from the default.
+    pub fn builder() -> Builder {
+        Builder(Config::default())
+    }
+
+    /// The configuration it was made with.
+    pub fn config(&self) -> &Config {
+        &self.inner.view.config
+    }
+
+    /// The master, to be driven by the host's own loop with [`Master::poll`].
+    ///
+    /// # Errors
+    /// There is a master already, or a system call failed.
+    pub fn master(&self) -> Result<Master, MasterError> {
+        Master::new(Arc::clone(&self.inner))
+    }
+
+    /// Runs the master on a thread of its own. Call it before the first fork or after, in the
+    /// process that outlives the workers.
+    ///
+    /// # Errors
+    /// As for [`Self::master`].
+    pub fn start(&self) -> Result<MasterThread, MasterError> {
+        MasterThread::start(self.master()?)
+    }
+
+    /// A worker's view of the hub. In a forked child this closes the notification descriptors of
+    /// all other workers (those of the extra slots stay).
+    ///
+    /// # Errors
+    /// The index is out of range, or the region is of another version.
+    pub fn worker(&self, worker: u32) -> Result<Worker, AttachError> {
+        Worker::new(Arc::clone(&self.inner), worker)
+    }
+
+    /// Attaches a core: short for `hub.worker(worker)?.core(core)`. Worker number
+    /// `config.workers` stands for the extra slots.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn attach(&self, worker: u32, core: u32) -> Result<Core, AttachError> {
+        if worker == self.config().workers {
+            let slot = self.inner.slot_of(worker, core)?;
+            return Core::attach(Arc::clone(&self.inner), slot);
+        }
+        self.worker(worker)?.core(core)
+    }
+
+    /// Attaches to any free slot, the extra ones first: for helpers, mules, the master itself.
+    ///
+    /// # Errors
+    /// No slot is free.
+    pub fn attach_any(&self) -> Result<Core, AttachError> {
+        let slots = self.inner.view.layout.slots;
+        let extra = slots - self.config().extra as usize;
+        for slot in (extra..slots).chain(0..extra) {
+            let is_free = self.inner.view.slot(slot).load().is_free();
+            if !is_free || self.inner.core_fds.get(slot).is_none() {
+                continue;
+            }
+            match Core::attach(Arc::clone(&self.inner), slot) {
+                Err(AttachError::Busy { .. }) => {} // somebody was faster
+                other => return other,
+            }
+        }
+        Err(AttachError::NoFreeSlot {
+            slots: slots as u32,
+        })
+    }
+
+    /// Tells the master that a worker process has died, if the host knows before the kernel's
+    /// own notice. Harmless if it is not so: the master looks at the process itself. To be called
+    /// in the master's process; async-signal-safe.
+    ///
+    /// # Errors
+    /// The index is out of range, or this is not the master's process.
+    pub fn worker_died(&self, worker: u32) -> Result<(), AttachError> {
+        let workers = self.config().workers;
+        if worker >= workers {
+            return Err(AttachError::WorkerOutOfRange { worker, workers });
+        }
+        if self.inner.mark.current() == 0 {
+            return Err(AttachError::WrongProcess);
+        }
+        // SYNC(hints): pairs with the master's swap; carries no data.
+        self.inner.hints[worker as usize / 64].fetch_or(1 << (worker % 64), Ordering::SeqCst);
+        self.inner.notify_router();
+        Ok(())
+    }
+
+    /// A copy of the live counters.
+    pub fn stats(&self) -> Stats {
+        Stats::load(&self.inner.view.header.counters)
+    }
+
+    /// Who is subscribed to a channel now: a snapshot that may be outdated when you read it.
+    pub fn subscribers(&self, name: impl AsRef<[u8]>) -> Vec<Sender> {
+        let view = &self.inner.view;
+        let mut found = Vec::new();
+        if check_name(name.as_ref()).is_ok() {
+            if let Some(id) = view.directory.find(name.as_ref()) {
+                view.rows
+                    .for_each(id.index, |slot| found.push(self.inner.sender_of(slot)));
+                if !view.directory.is_current(id) {
+                    found.clear();
+                }
+            }
+        }
+        found
+    }
+}
+
+fn check_resources(config: &Config, layout: &Layout) -> Result<(), CreateError> {
+    let need = layout.total as u64;
+    let mut available = address_space();
+    if config.populate {
+        available = available.min(available_memory().unwrap_or(u64::MAX));
+    }
+    if need > available {
+        return Err(CreateError::Memory { need, available });
+    }
+    let (need, available) = (u64::from(config.requirements()?.fds), available_fds());
+    if need > available {
+        return Err(CreateError::Fds { need, available });
+    }
+    Ok(())
+}
+
+/// Lack of memory gets its own error, whatever call it came from.
+fn memory_error(e: OsError, config: &Config) -> CreateError {
+    let need = config.requirements().map_or(0, |r| r.bytes);
+    match e.errno {
+        libc::ENOMEM | libc::ENOSPC | libc::EFBIG => CreateError::Memory {
+            need,
+            available: available_memory().unwrap_or(0).min(address_space()),
+        },
+        _ => e.into(),
+    }
+}
+
+/// Builds a [`Hub`]; see [`Config`] for what each setting means.
+#[derive(Clone, Debug)]
+pub struct Builder(Config);
+
+macro_rules! setters {
+    ($($name:ident: $type:ty,)+) => {
+        $(
+            #[doc = concat!("Sets [`Config::", stringify!($name), "`].")]
+            #[must_use]
+            pub fn $name(mut self, $name: $type) -> Self {
+                self.0.$name = $name;
+                self
+            }
+        )+
+    };
+}
+
+impl Builder {
+    setters! {
+        workers: u32,
+        cores: u32,
+        extra: u32,
+        channels: u32,
+        lane_bytes: usize,
+        queue_bytes: usize,
+        max_message: usize,
+        overflow: Overflow,
+        timestamps: Timestamps,
+        order: Order,
+        populate: bool,
+        spin: Duration,
+        answer_timeout: Duration,
+    }
+
+    /// The configuration so far.
+    pub fn config(&self) -> &Config {
+        &self.0
+    }
+
+    /// Makes the hub.
+    ///
+    /// # Errors
+    /// See [`Hub::create`].
+    pub fn create(self) -> Result<Hub, CreateError> {
+        Hub::create(&self.0)
+    }
+}

@@ -1,0 +1,444 @@
+//! Lanes: one single-producer single-consumer ring of records per core.
+//!
+//! Together the lanes of a hub are its logical ring; the ticket in each record gives the order.
+//! A lane has one producer, so a sender that dies leaves nothing half-published: bytes beyond the
+//! published tail do not exist for the router.
+//!
+//! ```text
+//!            head (router)             tail (publish word)
+//!              |                          |
+//!   ...free... [record][record][record]...|....free....|PAD -> offset 0
+//!   0                                          window                       capacity
+//! ```
+//!
+//! The ring is large enough for the largest message, but a lane normally cycles through its first
+//! `window` bytes only: the producer skips to the start with a PAD record when it would leave the
+//! window. So small messages keep few pages and few cache lines busy.
+//!
+//! Invariants: `head <= tail <= head + capacity`, both are monotonic byte positions, multiples of
+//! 16; a record never wraps. Who writes: the core its publish word and the ring; the router the
+//! head, and the armed bit by CAS.
+
+#[cfg(not(loom))]
+use crate::record::{ALIGN, Header, kind};
+use crate::sync::{AtomicU64, Ordering, order};
+
+/// The word by which a core publishes its records.
+///
+/// ```text
+///  63                                       4    3 2     1        0
+/// +------------------------------------------+------+---------+-------+
+/// | tail / 16 (the low four bits are zero)   | zero | waiting | armed |
+/// +------------------------------------------+------+---------+-------+
+/// ```
+/// * armed: the router found this lane empty and will not look at it again until its doorbell
+///   rings. Set by the router's CAS, cleared by the core's publish.
+/// * waiting: the core sleeps until its `event` word changes (lane full, or an answer awaited).
+///   Set by the core, cleared by the router before it wakes the core.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct LaneWord(AtomicU64);
+
+const ARMED: u64 = 1;
+const WAITING: u64 = 2;
+const FLAGS: u64 = 15;
+
+/// What the router read from a [`LaneWord`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published(u64);
+
+impl Published {
+    /// The tail: bytes, monotonic.
+    #[inline]
+    pub fn tail(self) -> u64 {
+        self.0 & !FLAGS
+    }
+
+    #[inline]
+    pub fn is_waiting(self) -> bool {
+        self.0 & WAITING != 0
+    }
+}
+
+impl LaneWord {
+    #[cfg(any(test, loom))]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(ARMED))
+    }
+
+    /// Core: publishes everything below `tail`; true when the doorbell must be rung.
+    #[inline]
+    #[must_use]
+    pub fn publish(&self, tail: u64) -> bool {
+        // SYNC(lane.publish): pairs with `read`; publishes the records. A swap, not a store: it
+        // must see the armed bit, and a store could overwrite one set meanwhile. SeqCst: ordered
+        // after the ticket's draw and before the send's return, see `ticket`.
+        self.0.swap(tail, order("lane.publish", Ordering::SeqCst)) & ARMED != 0
+    }
+
+    /// Router: what has been published.
+    #[inline]
+    pub fn read(&self) -> Published {
+        // SYNC(lane.read): pairs with `publish`. SeqCst: ordered after the router's cut.
+        Published(self.0.load(order("lane.read", Ordering::SeqCst)))
+    }
+
+    /// Router: arms the lane if nothing beyond `seen` has been published and nobody waits.
+    #[inline]
+    #[must_use]
+    pub fn arm(&self, seen: u64) -> bool {
+        // SYNC(lane.arm): pairs with the swap in `publish`: one of the two sees the other. SeqCst
+        // also orders it after our store of the head: a producer that then finds the lane full
+        // and sets `waiting` re-reads the head after its RMW on this word.
+        self.0
+            .compare_exchange(
+                seen,
+                seen | ARMED,
+                order("lane.arm", Ordering::SeqCst),
+                Ordering::Relaxed, // Relaxed: the lane stays active and is read again
+            )
+            .is_ok()
+    }
+
+    /// Core: asks to be woken when the head moves or an answer is there.
+    pub fn set_waiting(&self) {
+        // SYNC(lane.waiting): pairs with `arm` and `take_waiting`; the caller re-checks its
+        // condition after this RMW and before it sleeps.
+        self.0.fetch_or(WAITING, order("lane.waiting", Ordering::SeqCst));
+    }
+
+    /// Router: clears the waiting bit before waking the core; true when it was set.
+    pub fn take_waiting(&self) -> bool {
+        // SYNC(lane.waiting): as above; ordered after the store of the head or the answer.
+        self.0.fetch_and(!WAITING, order("lane.take_waiting", Ordering::SeqCst)) & WAITING != 0
+    }
+
+    /// A new owner of the slot, or the router after reaping: where the lane stands.
+    pub fn tail(&self) -> u64 {
+        self.read().tail()
+    }
+
+    /// Router, with no live producer: leaves the lane empty at `tail` and armed.
+    pub fn reset(&self, tail: u64) {
+        // SYNC(lane.reset): pairs with the next owner's Acquire of the slot word.
+        self.0.store(tail | ARMED, Ordering::Release);
+    }
+}
+
+/// The producer's end: lives in the core's own memory.
+#[cfg(not(loom))]
+#[derive(Debug)]
+pub(crate) struct LaneWriter {
+    ring: *mut u8,
+    /// Bytes, a power of two, at least twice the largest record.
+    capacity: usize,
+    /// Bytes that a lane of small records cycles through; at most `capacity`.
+    window: usize,
+    /// Where the next record goes; at or beyond the published tail.
+    tail: u64,
+    /// The router's head when we last looked; never beyond it.
+    head: u64,
+}
+
+#[cfg(not(loom))]
+impl LaneWriter {
+    /// The end of the lane whose ring is `capacity` bytes at `ring`, empty at `tail`.
+    ///
+    /// # Safety
+    /// `ring` is writable for `capacity` bytes, 16-byte aligned, outlives the writer, and no other
+    /// process writes it while this writer exists (the slot word makes this core its owner).
+    pub unsafe fn new(ring: *mut u8, capacity: usize, window: usize, tail: u64) -> Self {
+        debug_assert!(capacity.is_power_of_two() && window <= capacity);
+        Self {
+            ring,
+            capacity,
+            window,
+            tail,
+            head: tail,
+        }
+    }
+
+    /// The position behind the last claimed record.
+    #[inline]
+    pub fn tail(&self) -> u64 {
+        self.tail
+    }
+
+    /// Claims `size` contiguous bytes (a multiple of 16); None when the lane is full. What is
+    /// claimed becomes visible with the next `publish` of [`Self::tail`].
+    #[inline]
+    pub fn claim(&mut self, size: usize, head: &AtomicU64) -> Option<*mut u8> {
+        let offset = self.tail as usize & (self.capacity - 1);
+        let skip = self.skip(offset, size);
+        if !self.has_room(skip + size, head) {
+            return None;
+        }
+        if skip > 0 {
+            let pad = Header::new(kind::PAD, 0, 0, skip - ALIGN, 0);
+            // SAFETY: offset < capacity, both multiples of 16, so a header fits; [tail, tail+skip)
+            // is free (has_room) and ours.
+            unsafe { pad.write(self.ring.add(offset)) };
+        }
+        self.tail += (skip + size) as u64;
+        let start = if skip > 0 { 0 } else { offset };
+        // SAFETY: skip() made start + size <= capacity.
+        Some(unsafe { self.ring.add(start) })
+    }
+
+    /// True when [`Self::claim`] of `size` bytes would succeed.
+    pub fn could_claim(&mut self, size: usize, head: &AtomicU64) -> bool {
+        let offset = self.tail as usize & (self.capacity - 1);
+        let needed = self.skip(offset, size) + size;
+        self.has_room(needed, head)
+    }
+
+    /// Bytes to pad so that a record of `size` does not wrap and stays in the window if it can.
+    #[inline]
+    fn skip(&self, offset: usize, size: usize) -> usize {
+        // A record of more than half a window must be allowed beyond it: padding to the start
+        // could otherwise need more room than an empty lane has.
+        let end = if size <= self.window / 2 {
+            self.window
+        } else {
+            self.capacity
+        };
+        if offset + size <= end {
+            0
+        } else {
+            self.capacity - offset
+        }
+    }
+
+    #[inline]
+    fn has_room(&mut self, needed: usize, head: &AtomicU64) -> bool {
+        let fits = |w: &Self| (w.tail - w.head) as usize + needed <= w.capacity;
+        if fits(self) {
+            return true;
+        }
+        // SYNC(lane.head): pairs with the router's Release store; it has read all below.
+        let fresh = head.load(Ordering::Acquire);
+        // A head beyond our tail or behind our last look is damage; ignoring it keeps us safe.
+        if fresh >= self.head && fresh <= self.tail {
+            self.head = fresh;
+        }
+        fits(self)
+    }
+}
+
+/// Why the router stopped trusting a lane.
+#[cfg(not(loom))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Violation;
+
+/// The router's end of one lane: in the router's own memory, what it trusts.
+#[cfg(not(loom))]
+#[derive(Debug)]
+pub(crate) struct LaneReader {
+    ring: *const u8,
+    capacity: usize,
+    /// Everything below has been routed.
+    head: u64,
+    /// Snapshot of the published tail: `head <= end <= head + capacity`.
+    end: u64,
+}
+
+/// A record in a lane, its header loaded once and checked.
+#[cfg(not(loom))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneRecord {
+    pub header: Header,
+    /// `header.len()` readable bytes.
+    pub payload: *const u8,
+}
+
+#[cfg(not(loom))]
+impl LaneReader {
+    /// # Safety
+    /// `ring` is readable for `capacity` bytes, 16-byte aligned, and outlives the reader.
+    pub unsafe fn new(ring: *const u8, capacity: usize, head: u64) -> Self {
+        Self {
+            ring,
+            capacity,
+            head,
+            end: head,
+        }
+    }
+
+    #[inline]
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.head == self.end
+    }
+
+    /// Takes a published tail as the new end, if it can be one.
+    #[inline]
+    pub fn extend(&mut self, tail: u64) -> Result<(), Violation> {
+        let ahead = tail.wrapping_sub(self.head);
+        if ahead > self.capacity as u64 || tail.wrapping_sub(self.end) > self.capacity as u64 {
+            return Err(Violation);
+        }
+        self.end = tail;
+        Ok(())
+    }
+
+    /// The record at the head, PADs skipped; None at the end of the snapshot.
+    #[inline]
+    pub fn peek(&mut self) -> Result<Option<LaneRecord>, Violation> {
+        while self.head != self.end {
+            let record = self.at_head()?;
+            if record.header.kind() != kind::PAD {
+                return Ok(Some(record));
+            }
+            self.advance(record.header.size());
+        }
+        Ok(None)
+    }
+
+    /// Steps over a record of `size` bytes that `peek` returned.
+    #[inline]
+    pub fn advance(&mut self, size: usize) {
+        debug_assert!(size as u64 <= self.end - self.head);
+        self.head += size as u64;
+    }
+
+    /// Gives up everything up to `tail`, whatever it holds.
+    pub fn skip_to(&mut self, tail: u64) {
+        self.head = tail;
+        self.end = tail;
+    }
+
+    #[inline]
+    fn at_head(&self) -> Result<LaneRecord, Violation> {
+        let offset = self.head as usize & (self.capacity - 1);
+        // SAFETY: offset < capacity and both are multiples of 16, so a header fits.
+        let at = unsafe { self.ring.add(offset) };
+        // SAFETY: as above. The producer may misbehave and write here; the header is loaded once.
+        let header = unsafe { Header::read(at) };
+        let size = header.size();
+        if size as u64 > self.end - self.head || offset + size > self.capacity {
+            return Err(Violation);
+        }
+        Ok(LaneRecord {
+            header,
+            payload: at.wrapping_add(ALIGN),
+        })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::record::size_of_record;
+    use crate::sync::AtomicU64;
+
+    #[repr(align(16))]
+    struct Ring([u8; 1024]);
+
+    fn lane(ring: &mut Ring, window: usize) -> (LaneWriter, LaneReader) {
+        let base = ring.0.as_mut_ptr();
+        // SAFETY: the ring outlives both ends in every test here and nobody else touches it.
+        unsafe {
+            (
+                LaneWriter::new(base, 1024, window, 0),
+                LaneReader::new(base, 1024, 0),
+            )
+        }
+    }
+
+    fn push(w: &mut LaneWriter, head: &AtomicU64, body: &[u8]) -> bool {
+        let Some(at) = w.claim(size_of_record(body.len()), head) else {
+            return false;
+        };
+        // SAFETY: claim gave us room for header and body.
+        unsafe {
+            Header::new(kind::MESSAGE, 0, 1, body.len(), 0).write(at);
+            std::ptr::copy_nonoverlapping(body.as_ptr(), at.add(ALIGN), body.len());
+        }
+        true
+    }
+
+    fn pop(r: &mut LaneReader, head: &AtomicU64) -> Option<Vec<u8>> {
+        let record = r.peek().expect("a well-formed lane")?;
+        // SAFETY: peek checked the length.
+        let body = unsafe { std::slice::from_raw_parts(record.payload, record.header.len()) };
+        r.advance(record.header.size());
+        head.store(r.head(), Ordering::Release);
+        Some(body.to_vec())
+    }
+
+    #[test]
+    fn records_come_out_as_they_went_in_over_many_laps() {
+        let mut ring = Ring([0; 1024]);
+        let (mut w, mut r) = lane(&mut ring, 256);
+        let head = AtomicU64::new(0);
+        for lap in 0..1000usize {
+            // Sizes up to half the ring, the largest that is promised to fit.
+            let body = vec![lap as u8; lap * 7 % 490];
+            assert!(push(&mut w, &head, &body), "lap {lap}");
+            r.extend(w.tail()).expect("valid tail");
+            assert_eq!(pop(&mut r, &head), Some(body));
+            assert_eq!(pop(&mut r, &head), None);
+        }
+    }
+
+    #[test]
+    fn small_records_stay_in_the_window() {
+        let mut ring = Ring([0xee; 1024]);
+        let (mut w, mut r) = lane(&mut ring, 256);
+        let head = AtomicU64::new(0);
+        for lap in 0..100u8 {
+            assert!(push(&mut w, &head, &[lap; 20]));
+            r.extend(w.tail()).expect("valid tail");
+            assert_eq!(pop(&mut r, &head), Some(vec![lap; 20]));
+        }
+        assert!(ring.0[256 + ALIGN..].iter().all(|&b| b == 0xee));
+    }
+
+    #[test]
+    fn full_lane_refuses_and_leaves_tail_unchanged() {
+        let mut ring = Ring([0; 1024]);
+        let (mut w, mut r) = lane(&mut ring, 1024);
+        let head = AtomicU64::new(0);
+        while push(&mut w, &head, &[1; 16]) {}
+        let tail = w.tail();
+        assert!(!push(&mut w, &head, &[2; 16]));
+        assert_eq!(w.tail(), tail);
+        r.extend(tail).expect("valid tail");
+        assert!(pop(&mut r, &head).is_some());
+        assert!(push(&mut w, &head, &[3; 16]), "room is back");
+    }
+
+    #[test]
+    fn impossible_tails_and_lengths_are_violations() {
+        let mut ring = Ring([0; 1024]);
+        let (mut w, mut r) = lane(&mut ring, 1024);
+        let head = AtomicU64::new(0);
+        assert_eq!(r.extend(1040), Err(Violation), "more than a ring ahead");
+        assert!(push(&mut w, &head, &[1; 16]));
+        r.extend(w.tail()).expect("valid tail");
+        assert_eq!(r.extend(16), Err(Violation), "a tail that moves back");
+        for len in [17, 4096, u32::MAX as usize] {
+            // SAFETY: the first record's header is there.
+            unsafe { Header::new(kind::MESSAGE, 0, 1, len, 0).write(ring.0.as_mut_ptr()) };
+            assert!(r.peek().is_err(), "length {len} reaches beyond the tail");
+        }
+    }
+
+    #[test]
+    fn arming_fails_when_something_was_published_and_publish_reports_it() {
+        let word = LaneWord::new();
+        assert!(word.publish(32), "a fresh lane is armed");
+        assert!(!word.publish(64));
+        assert!(!word.arm(32));
+        assert!(word.arm(64));
+        assert!(word.publish(96));
+        word.set_waiting();
+        assert!(!word.arm(96), "a waiting core must be woken first");
+        assert!(word.take_waiting() && !word.take_waiting());
+        assert!(word.arm(96));
+    }
+}

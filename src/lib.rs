@@ -1,0 +1,94 @@
+//! corecast: publish/subscribe between the workers of a prefork server, in shared memory.
+//!
+//! A master makes a [`Hub`] before it forks. Each worker attaches its cores (threads, greenlets,
+//! event loops); a [`Core`] joins channels, sends and receives. The master routes, on a thread of
+//! its own ([`Hub::start`]) or driven by the host ([`Hub::master`]).
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! let hub = corecast::Hub::builder().workers(2).create()?; // before fork
+//! let master = hub.start()?;
+//! let mut ann = hub.worker(0)?.core(0)?; // in worker process 0
+//! let mut bob = hub.worker(1)?.core(0)?; // in worker process 1
+//! bob.join("lobby")?;
+//! ann.send("lobby", b"hello")?;
+//! let message = bob.recv_timeout(Duration::from_secs(5))?.expect("a message");
+//! assert_eq!(message.body, b"hello");
+//! assert_eq!(message.sender.worker, 0);
+//! # drop((ann, bob));
+//! # master.stop()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The modules follow the way of a message: `lane`, `doorbell`, `directory`, `subscriptions`,
+//! `router`, `queue`, `notify`; then the roles: `hub`, `master`, `worker`, `core`; then what
+//! watches them: `liveness`. ARCHITECTURE.md walks the same way.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("corecast needs Linux: memfd, eventfd, pidfd, futex");
+#[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
+compile_error!("the region's layout is for little-endian 64-bit machines");
+
+mod doorbell;
+mod lane;
+mod queue;
+mod record;
+mod sync;
+mod ticket;
+
+// What follows stands on system calls; the models check the protocol words above.
+#[cfg(not(loom))]
+mod config;
+#[cfg(not(loom))]
+mod core;
+#[cfg(not(loom))]
+mod directory;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod hub;
+#[cfg(not(loom))]
+mod layout;
+#[cfg(not(loom))]
+mod liveness;
+#[cfg(not(loom))]
+mod master;
+#[cfg(not(loom))]
+mod notify;
+#[cfg(not(loom))]
+mod process;
+#[cfg(not(loom))]
+mod region;
+#[cfg(not(loom))]
+mod router;
+#[cfg(not(loom))]
+mod shared;
+#[cfg(not(loom))]
+mod stats;
+#[cfg(not(loom))]
+mod subscriptions;
+#[cfg(not(loom))]
+mod view;
+#[cfg(not(loom))]
+mod worker;
+
+#[cfg(not(loom))]
+mod api {
+    pub use crate::config::{
+        Config, MAX_CHANNELS, MAX_MESSAGE, MIN_BUFFER, Order, Overflow, Requirements, Timestamps,
+    };
+    pub use crate::core::{Channel, Core, JoinTicket, Message, Sender};
+    pub use crate::directory::{ChannelId, check_name};
+    pub use crate::error::{
+        AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError, NameError,
+        RecvError, SendError,
+    };
+    pub use crate::hub::{Builder, Hub};
+    pub use crate::master::{Master, MasterThread};
+    pub use crate::stats::Stats;
+    pub use crate::worker::Worker;
+}
+#[cfg(not(loom))]
+pub use api::*;

@@ -1,0 +1,380 @@
+//! The master: holds the router, sleeps, notifies, watches the workers.
+//!
+//! Everything that needs a system call is here. One loop serves both forms: driven by the host
+//! ([`Master::poll`]) or on a thread of its own ([`MasterThread`]).
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::error::MasterError;
+use crate::hub::Inner;
+use crate::liveness::Liveness;
+use crate::notify;
+use crate::region::OsError;
+use crate::router::Router;
+use crate::shared::MasterState;
+use crate::sync::{AtomicBool, Ordering};
+
+/// Routes messages and cleans up after dead workers. One process has it at a time; dropping it
+/// tells all cores that the master is gone, and lets another one start.
+#[derive(Debug)]
+pub struct Master {
+    hub: Arc<Inner>,
+    /// Always there, until drop gives it back to the hub.
+    router: Option<Box<Router>>,
+    epoll: Arc<Epoll>,
+    liveness: Liveness,
+    pid: u32,
+}
+
+/// Longest sleep: descriptors that could not be opened are tried again, at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+impl Master {
+    pub(crate) fn new(hub: Arc<Inner>) -> Result<Self, MasterError> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(OsError::of("epoll_create1"))?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::MAX);
+        epoll
+            .add(&hub.router_fd, event)
+            .map_err(OsError::of("epoll_ctl"))?;
+        let state = &hub.view.header.master;
+        if let MasterState::Running(pid) = MasterState::load(state) {
+            return Err(MasterError::AlreadyRunning { pid });
+        }
+        let taken = hub.router.try_lock().and_then(|mut r| r.take());
+        let pid = hub.mark.enter();
+        let Some(router) = taken else {
+            return Err(MasterError::AlreadyRunning { pid });
+        };
+        // SYNC(master.state): read by cores in slow paths; says only who runs.
+        state.store(MasterState::Running(pid).pack(), Ordering::Release);
+        let epoll = Arc::new(epoll);
+        let mut master = Self {
+            liveness: Liveness::new(Arc::clone(&epoll), hub.view.layout.slots),
+            router: Some(router),
+            epoll,
+            pid,
+            hub,
+        };
+        master.look_at_all();
+        Ok(master)
+    }
+
+    /// Routes what is there; if there is nothing, waits for it, at most `timeout` (None: as long
+    /// as it takes). Returns the number of messages routed. A signal ends the wait.
+    ///
+    /// When it returns, [`AsFd::as_fd`] becomes readable as soon as there is work again.
+    ///
+    /// # Errors
+    /// This is not the process that made the master.
+    pub fn poll(&mut self, timeout: Option<Duration>) -> Result<usize, MasterError> {
+        self.check_process()?;
+        let deadline = timeout.map(|t| Instant::now() + t);
+        let mut routed = self.take_events(Duration::ZERO)?;
+        loop {
+            routed += self.work();
+            if !self.may_sleep() {
+                continue;
+            }
+            let left = remaining(deadline);
+            if routed > 0 || left.is_zero() {
+                return Ok(routed);
+            }
+            let events = self.wait(left)?;
+            routed += self.handle(events);
+            if events == Events::Interrupted {
+                return Ok(routed);
+            }
+        }
+    }
+
+    /// One routing pass with its notifications; never waits. Returns the number of messages
+    /// routed. For hosts that poll without sleeping; deaths are seen by [`Self::poll`] only.
+    pub fn step(&mut self) -> usize {
+        let router = self.router();
+        let before = router.stats.messages;
+        router.step();
+        self.notify();
+        (self.router().stats.messages - before) as usize
+    }
+
+    fn router(&mut self) -> &mut Router {
+        // The option is only emptied by drop.
+        self.router.as_mut().expect("a master has its router")
+    }
+
+    fn check_process(&self) -> Result<(), MasterError> {
+        if self.hub.mark.current() != self.pid {
+            return Err(MasterError::WrongProcess);
+        }
+        Ok(())
+    }
+
+    /// Passes until nothing moves; returns the number of messages routed.
+    fn work(&mut self) -> usize {
+        let before = self.router().stats.messages;
+        let spin = self.hub.view.config.spin;
+        let mut idle_since = None;
+        loop {
+            let progress = self.router().step();
+            self.notify();
+            if progress {
+                idle_since = None;
+                continue;
+            }
+            if spin.is_zero() {
+                break;
+            }
+            let since = *idle_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= spin {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        (self.router().stats.messages - before) as usize
+    }
+
+    /// Does what the last pass asked for.
+    fn notify(&mut self) {
+        let hub = Arc::clone(&self.hub);
+        let router = self.router();
+        if !router.outcome.wakes.is_empty() {
+            let mut wakes = 0;
+            router.outcome.wakes.drain(|slot| {
+                if let Some(fd) = hub.core_fds.get(slot) {
+                    notify::ring(fd);
+                    wakes += 1;
+                }
+            });
+            router.stats.wakes += wakes;
+            router.stats.store(&hub.view.header.counters);
+        }
+        router.outcome.events.drain(|slot| {
+            let event = hub.view.mailbox(slot).get();
+            // SYNC(mailbox.event): pairs with the core's load before it sets the waiting bit.
+            event.event.fetch_add(1, Ordering::SeqCst);
+            notify::futex_wake(&event.event);
+        });
+        if !router.outcome.owners.is_empty() {
+            self.update_owners();
+        }
+    }
+
+    fn update_owners(&mut self) {
+        let mut owners = std::mem::take(&mut self.router().outcome.owners);
+        owners.drain(|slot| {
+            let pid = self.router().owner_pid(slot);
+            if !self.liveness.set_owner(slot, pid) {
+                self.router().reap(slot);
+            }
+        });
+    }
+
+    /// Arms all lanes and the doorbell; false when there is news.
+    fn may_sleep(&mut self) -> bool {
+        self.router().rest() && self.hub.view.doorbell.try_sleep()
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Events, MasterError> {
+        let mut events = [EpollEvent::empty(); 16];
+        let millis = timeout.min(LONGEST_SLEEP).as_micros().div_ceil(1000) as u16;
+        let result = self.epoll.wait(&mut events, EpollTimeout::from(millis));
+        self.hub.view.doorbell.awake();
+        match result {
+            Ok(n) if events[..n].iter().any(|e| e.data() != u64::MAX) => Ok(Events::Deaths),
+            Ok(0) => Ok(Events::None),
+            Ok(_) => Ok(Events::Rung),
+            Err(Errno::EINTR) => Ok(Events::Interrupted),
+            Err(e) => Err(OsError::of("epoll_wait")(e).into()),
+        }
+    }
+
+    fn take_events(&mut self, timeout: Duration) -> Result<usize, MasterError> {
+        let events = self.wait(timeout)?;
+        Ok(self.handle(events))
+    }
+
+    /// Deaths come last: what the dead have published is routed first.
+    fn handle(&mut self, events: Events) -> usize {
+        let hints = self.take_hints();
+        if events != Events::Deaths && hints.is_empty() {
+            return 0;
+        }
+        let routed = self.work();
+        let mut dead = self.liveness.dead_slots();
+        let cores = self.hub.view.config.cores as usize;
+        for worker in hints {
+            let slots = worker * cores..(worker + 1) * cores;
+            slots.clone().for_each(|slot| self.look_at(slot));
+            dead.extend(self.liveness.reported_dead(slots));
+        }
+        for slot in dead {
+            self.router().reap(slot);
+        }
+        routed + self.work()
+    }
+
+    fn take_hints(&self) -> Vec<usize> {
+        let mut workers = Vec::new();
+        for (i, word) in self.hub.hints.iter().enumerate() {
+            // Relaxed: mostly zero; the swap below decides.
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            // SYNC(hints): pairs with `Hub::worker_died`.
+            let mut bits = word.swap(0, Ordering::SeqCst);
+            while bits != 0 {
+                workers.push(i * 64 + bits.trailing_zeros() as usize);
+                bits &= bits - 1;
+            }
+        }
+        workers
+    }
+
+    /// Cores may have attached, or been killed while doing so, before there was a master.
+    fn look_at_all(&mut self) {
+        (0..self.hub.view.layout.slots).for_each(|slot| self.look_at(slot));
+    }
+
+    fn look_at(&mut self, slot: usize) {
+        self.router().look_at(slot);
+        let pid = self.router().owner_pid(slot);
+        if !self.liveness.set_owner(slot, pid) {
+            self.router().reap(slot);
+        }
+    }
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Events {
+    None,
+    Rung,
+    Deaths,
+    Interrupted,
+}
+
+fn remaining(deadline: Option<Instant>) -> Duration {
+    deadline.map_or(LONGEST_SLEEP, |d| d.saturating_duration_since(Instant::now()))
+}
+
+impl AsFd for Master {
+    /// Readable when [`Master::poll`] has work: an epoll descriptor, for the host's own loop.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        // In a forked child this is only a copy: the real one lives on in the parent.
+        if self.hub.mark.current() != self.pid {
+            return;
+        }
+        let state = &self.hub.view.header.master;
+        // SYNC(master.state): as in `new`.
+        state.store(MasterState::Gone.pack(), Ordering::Release);
+        for slot in 0..self.hub.view.layout.slots {
+            let mailbox = self.hub.view.mailbox(slot);
+            if self.router().owner_pid(slot).is_some() {
+                mailbox.event.fetch_add(1, Ordering::SeqCst); // SYNC(mailbox.event): as in notify
+                notify::futex_wake(&mailbox.event);
+                self.hub.core_fds.get(slot).into_iter().for_each(notify::ring);
+            }
+        }
+        if let Some(mut router) = self.hub.router.try_lock() {
+            *router = self.router.take();
+        }
+    }
+}
+
+/// A master on a thread of its own. Stops when told, or when dropped.
+#[derive(Debug)]
+pub struct MasterThread {
+    hub: Arc<Inner>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<(), MasterError>>>,
+    pid: u32,
+}
+
+impl MasterThread {
+    pub(crate) fn start(mut master: Master) -> Result<Self, MasterError> {
+        let (hub, pid) = (Arc::clone(&master.hub), master.pid);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("corecast".into())
+            .spawn(move || {
+                block_signals();
+                // SYNC(master.stop): pairs with the store in `end`; carries no data.
+                while !stopped.load(Ordering::Acquire) {
+                    master.turn()?;
+                }
+                Ok(())
+            })
+            .map_err(|e| MasterError::Os {
+                call: "pthread_create",
+                errno: e.raw_os_error().unwrap_or(libc::EAGAIN),
+            })?;
+        Ok(Self {
+            hub,
+            stop,
+            thread: Some(thread),
+            pid,
+        })
+    }
+
+    /// Ends the master. Cores learn that it is gone.
+    ///
+    /// # Errors
+    /// Whatever made the thread end before.
+    pub fn stop(mut self) -> Result<(), MasterError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), MasterError> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        if self.hub.mark.current() != self.pid {
+            return Err(MasterError::WrongProcess); // a forked child has no such thread
+        }
+        // SYNC(master.stop): pairs with the thread's load.
+        self.stop.store(true, Ordering::Release);
+        self.hub.notify_router();
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl Drop for MasterThread {
+    fn drop(&mut self) {
+        // Errors have no one to go to here; `stop` reports them.
+        let _ = self.end();
+    }
+}
+
+impl Master {
+    /// One turn of the thread: work, then sleep until there is more.
+    fn turn(&mut self) -> Result<(), MasterError> {
+        self.work();
+        if self.may_sleep() {
+            let events = self.wait(LONGEST_SLEEP)?;
+            self.handle(events);
+        }
+        Ok(())
+    }
+}
+
+/// The host's signals are the host's threads' business.
+fn block_signals() {
+    use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+    let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None);
+}

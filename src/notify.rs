@@ -1,0 +1,124 @@
+//! Notification: the eventfds that wake cores and the master, and the futex under short waits.
+//!
+//! An eventfd is only ever written: its readers use edge-triggered polling, where each write is
+//! an event of its own, so nobody needs to reset the counter.
+
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::region::OsError;
+use crate::sync::{AtomicU32, Ordering};
+
+/// A new eventfd, non-blocking and closed on exec.
+pub(crate) fn eventfd() -> Result<OwnedFd, OsError> {
+    EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map(OwnedFd::from)
+        .map_err(OsError::of("eventfd"))
+}
+
+/// Notifies whoever polls `fd`. Async-signal-safe, keeps errno.
+#[inline]
+pub(crate) fn ring(fd: RawFd) {
+    let one = 1u64;
+    // SAFETY: writes eight bytes from a live local; errno's location is this thread's own. A
+    // failure needs no handling: EAGAIN means that the counter is at its maximum, so the fd is
+    // readable already; a closed fd has nobody behind it.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(fd, (&raw const one).cast(), 8);
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// Resets the counter of `fd`, for callers that block on it with poll(2).
+pub(crate) fn drain(fd: BorrowedFd<'_>) {
+    let mut count = [0; 8];
+    // EAGAIN: nothing to reset.
+    let _ = nix::unistd::read(fd, &mut count);
+}
+
+/// Waits until `fd` is readable; false when the time is up or a signal came.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
+    // Round up: a wait must not end before its time.
+    let millis = timeout.as_micros().div_ceil(1000);
+    let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, timeout).is_ok_and(|n| n > 0)
+}
+
+/// Sleeps while `*word == expected`, at most `timeout`. May return early for no reason.
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
+    let spec = libc::timespec {
+        tv_sec: timeout.as_secs().min(i32::MAX as u64) as libc::time_t,
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: a valid futex word and timeout. Not FUTEX_PRIVATE: the waker is another process.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected,
+            &raw const spec,
+        );
+    }
+}
+
+/// Wakes whoever sleeps on `word`.
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    // SAFETY: a valid futex word.
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX);
+    }
+}
+
+/// The eventfds of all cores. A forked worker closes those of other workers.
+#[derive(Debug)]
+pub(crate) struct CoreFds(Vec<AtomicU32>);
+
+const CLOSED: u32 = u32::MAX;
+
+impl CoreFds {
+    pub fn create(slots: usize) -> Result<Self, OsError> {
+        let mut fds = Self(Vec::with_capacity(slots));
+        for _ in 0..slots {
+            // On failure, dropping `fds` closes what was opened.
+            let fd = eventfd()?.into_raw_fd();
+            fds.0.push(AtomicU32::new(fd as u32));
+        }
+        Ok(fds)
+    }
+
+    /// The eventfd of a slot, unless this process has closed it.
+    pub fn get(&self, slot: usize) -> Option<RawFd> {
+        // Relaxed: a file descriptor number, changed only by this process before it attaches.
+        match self.0[slot].load(Ordering::Relaxed) {
+            CLOSED => None,
+            fd => Some(fd as RawFd),
+        }
+    }
+
+    /// Closes all but those that `keep` names.
+    pub fn close_except(&self, keep: impl Fn(usize) -> bool) {
+        for (slot, fd) in self.0.iter().enumerate() {
+            if keep(slot) {
+                continue;
+            }
+            // Relaxed: the swap makes sure that each is closed once.
+            match fd.swap(CLOSED, Ordering::Relaxed) {
+                CLOSED => {}
+                // SAFETY: this table owns the descriptor and has just given it up.
+                fd => drop(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+            }
+        }
+    }
+}
+
+impl Drop for CoreFds {
+    fn drop(&mut self) {
+        self.close_except(|_| false);
+    }
+}

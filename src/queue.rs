@@ -1,0 +1,178 @@
+//! Queues: one double buffer per core, between the router and the core.
+//!
+//! The router appends to the back buffer and publishes the new tail; the core reads the front
+//! buffer in place, and when it is drained swaps the two (*flips*) and so gets everything that
+//! has arrived meanwhile. One control word holds the whole state, so every race is decided by one
+//! compare-and-swap:
+//!
+//! * the router publishes, the core flips: whoever comes second sees the other. A router that
+//!   finds the buffers flipped moves its unpublished bytes to the other buffer.
+//! * the core finds the back buffer empty and arms, the router publishes: either the core's CAS
+//!   fails and it flips instead, or the router's CAS sees the armed bit and notifies. There is no
+//!   third case, so no wake-up is lost.
+//!
+//! Invariants: the core touches only the front, the router only the back beyond the published
+//! tail; a record is whole below the tail. Who writes: the router the buffers; both the word.
+
+#[cfg(not(loom))]
+mod reader;
+#[cfg(not(loom))]
+mod writer;
+
+#[cfg(not(loom))]
+pub(crate) use reader::{QueueReader, Raw, Received};
+#[cfg(not(loom))]
+pub(crate) use writer::{Appended, OVERHEAD, QueueWriter};
+
+use crate::sync::{AtomicU64, Ordering, order};
+
+/// The control word of a queue, alone on its cache lines.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct ControlWord(AtomicU64);
+
+/// A value of the control word.
+///
+/// ```text
+///  63                36 35                  8 7       3  2      1       0
+/// +--------------------+---------------------+---------+------+-------+-------+
+/// | reserved           | tail of back / 16   | zero    | full | armed | index |
+/// +--------------------+---------------------+---------+------+-------+-------+
+/// ```
+/// | set by | change |
+/// |---|---|
+/// | router | tail grows, armed is cleared (and the core notified), full is set |
+/// | core, flip | index toggles, tail, armed and full become zero |
+/// | core, arm | armed is set; only while tail is zero |
+///
+/// `index` is the back buffer. `full` asks the core to ring its doorbell when it flips. The
+/// reserved bits will name the router's last operation, for a successor that adopts the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Control(u64);
+
+const INDEX: u64 = 1;
+const ARMED: u64 = 2;
+const FULL: u64 = 4;
+const TAIL_SHIFT: u32 = 8;
+const TAIL_MASK: u64 = (1 << 28) - 1;
+
+/// Most bytes a buffer can have: what the tail field can say.
+pub(crate) const MAX_BUFFER: usize = (TAIL_MASK as usize) * 16;
+
+impl Control {
+    /// The state after attach: back buffer 0, nothing there, not armed.
+    pub const EMPTY: Self = Self(0);
+
+    /// Which buffer is the back.
+    #[inline]
+    pub fn index(self) -> usize {
+        (self.0 & INDEX) as usize
+    }
+
+    /// Published bytes in the back buffer.
+    #[inline]
+    pub fn tail(self) -> usize {
+        (self.0 >> TAIL_SHIFT & TAIL_MASK) as usize * 16
+    }
+
+    #[inline]
+    pub fn is_armed(self) -> bool {
+        self.0 & ARMED != 0
+    }
+
+    #[inline]
+    pub fn is_full(self) -> bool {
+        self.0 & FULL != 0
+    }
+
+    /// The router's next value: the same back buffer with `tail` bytes (a multiple of 16).
+    #[inline]
+    #[must_use]
+    pub fn published(self, tail: usize, full: bool, keep_armed: bool) -> Self {
+        let armed = if keep_armed { self.0 & ARMED } else { 0 };
+        let full = if full { FULL } else { 0 };
+        Self(self.0 & INDEX | (tail as u64 / 16) << TAIL_SHIFT | full | armed)
+    }
+
+    #[inline]
+    fn flipped(self) -> Self {
+        Self(self.0 & INDEX ^ INDEX)
+    }
+}
+
+/// What the core's look at an exhausted front came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flip {
+    /// The old back buffer is now the front; the value before the flip.
+    Flipped(Control),
+    /// Nothing there; the queue is armed: the next publish notifies.
+    Armed,
+}
+
+impl ControlWord {
+    #[cfg(any(test, loom))]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(Control::EMPTY.0))
+    }
+
+    /// Router: replaces `guess` by `next`, or tells what is there.
+    #[inline]
+    pub fn publish(&self, guess: Control, next: Control) -> Result<(), Control> {
+        // SYNC(queue.publish): Release pairs with the core's Acquire in `flip_or_arm`; publishes
+        // the records below the tail. On failure, Acquire pairs with the Release of the core's
+        // flip: its reads of the buffer it gave back are over before we write there.
+        match self.0.compare_exchange(
+            guess.0,
+            next.0,
+            order("queue.publish", Ordering::AcqRel),
+            order("queue.publish_failed", Ordering::Acquire),
+        ) {
+            Ok(_) => Ok(()),
+            Err(actual) => Err(Control(actual)),
+        }
+    }
+
+    /// Core: the front is drained: takes what has arrived, or arms.
+    #[inline]
+    pub fn flip_or_arm(&self) -> Flip {
+        // Relaxed: a first guess; the CAS below validates it.
+        let mut seen = Control(self.0.load(Ordering::Relaxed));
+        loop {
+            if seen.tail() == 0 && seen.is_armed() {
+                return Flip::Armed;
+            }
+            let next = if seen.tail() > 0 {
+                seen.flipped()
+            } else {
+                Control(seen.0 | ARMED)
+            };
+            // SYNC(queue.flip): Acquire pairs with the router's publish: the records below the
+            // tail are there. Release pairs with the router's failed CAS: we no longer read the
+            // buffer that becomes the back. A CAS, never a store: a publish between our look and
+            // the arming must make it fail, or its wake-up would be lost.
+            match self.0.compare_exchange(
+                seen.0,
+                next.0,
+                order("queue.flip", Ordering::AcqRel),
+                Ordering::Relaxed, // Relaxed: the next turn's CAS validates it
+            ) {
+                Ok(_) if seen.tail() > 0 => return Flip::Flipped(seen),
+                Ok(_) => return Flip::Armed,
+                Err(actual) => seen = Control(actual),
+            }
+        }
+    }
+
+    /// Either side: the current value.
+    #[inline]
+    pub fn load(&self) -> Control {
+        // SYNC(queue.load): Acquire for the router, as in `publish` on failure.
+        Control(self.0.load(Ordering::Acquire))
+    }
+
+    /// Router, with no live core: empties the queue.
+    pub fn reset(&self) {
+        // SYNC(queue.reset): pairs with the next owner's Acquire of the slot word.
+        self.0.store(Control::EMPTY.0, Ordering::Release);
+    }
+}

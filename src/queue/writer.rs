@@ -1,0 +1,387 @@
+//! The router's end of a queue.
+
+use super::{Control, ControlWord};
+use crate::config::Overflow;
+use crate::record::{
+    self, Header, SyncPayload, copy_records, kind, round_up, size_of_record,
+};
+use crate::region::Shared;
+
+/// Bytes that may precede a message in an empty buffer: a SYNC and a STAMP record.
+pub(crate) const OVERHEAD: usize = size_of_record(SyncPayload::BYTES) + record::HEADER;
+
+/// What became of records given to [`QueueWriter::append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Appended {
+    /// Messages now in the queue.
+    pub taken: u32,
+    /// Messages dropped and counted.
+    pub lost: u32,
+}
+
+/// What a part of the back buffer holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Content {
+    bytes: usize,
+    messages: u32,
+    /// Losses told by SYNC records in it: owed again if it is discarded.
+    lost: u64,
+}
+
+impl Content {
+    fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.messages += other.messages;
+        self.lost += other.lost;
+    }
+
+    fn all_lost(self) -> u64 {
+        u64::from(self.messages) + self.lost
+    }
+}
+
+/// The router's private state of one queue: the truth, of which the control word is a copy.
+#[derive(Debug)]
+pub(crate) struct QueueWriter {
+    word: Shared<ControlWord>,
+    buffers: [*mut u8; 2],
+    /// Bytes of one buffer.
+    capacity: usize,
+    /// Unread bytes accepted unless the buffer is empty; at most `capacity`.
+    limit: usize,
+    /// The control word as we last knew it.
+    guess: Control,
+    /// Bytes in the back buffer, published or not: `published.bytes <= tail <= capacity`.
+    tail: usize,
+    /// What the core may already see of the back buffer.
+    published: Content,
+    /// What it may not see yet.
+    pending: Content,
+    /// Losses not yet told to the core.
+    lost: u64,
+    /// Operations of this core answered so far.
+    pub ops_done: u64,
+    /// A SYNC record must precede whatever is appended next.
+    owes_sync: bool,
+    /// The core must be notified when the pending bytes are published.
+    wants_wake: bool,
+    /// A record found no room; cleared when the core flips.
+    full: bool,
+    /// The stamp last written into the back buffer, ns; 0 for none.
+    stamp: u64,
+}
+
+impl QueueWriter {
+    /// # Safety
+    /// Both buffers are writable for `capacity` bytes, 16-byte aligned and outlive the writer;
+    /// this process is the only one that writes them.
+    pub unsafe fn new(
+        word: Shared<ControlWord>,
+        buffers: [*mut u8; 2],
+        capacity: usize,
+        limit: usize,
+    ) -> Self {
+        Self {
+            word,
+            buffers,
+            capacity,
+            limit: limit.min(capacity),
+            guess: Control::EMPTY,
+            tail: 0,
+            published: Content::default(),
+            pending: Content::default(),
+            lost: 0,
+            ops_done: 0,
+            owes_sync: false,
+            wants_wake: false,
+            full: false,
+            stamp: 0,
+        }
+    }
+
+    /// Forgets everything, for the slot's next owner.
+    pub fn reset(&mut self) {
+        self.word.reset();
+        self.guess = Control::EMPTY;
+        self.back_is_empty();
+        (self.lost, self.ops_done) = (0, 0);
+        (self.owes_sync, self.wants_wake) = (false, false);
+    }
+
+    /// Appends `bytes` of whole records holding `messages` messages, written at `now` ns.
+    #[inline]
+    pub fn append(
+        &mut self,
+        records: *const u8,
+        bytes: usize,
+        messages: u32,
+        now: u64,
+        overflow: Overflow,
+    ) -> Appended {
+        if !self.owes_sync && !self.full && self.fits(bytes + record::HEADER) {
+            self.write_stamp(now);
+            // SAFETY: `fits` left room for the stamp and the records; the back buffer beyond the
+            // published tail is ours (queue invariant). The source is the router's own memory.
+            unsafe { copy_records(records, self.at_tail(), bytes) };
+            self.took(bytes, messages);
+            return Appended {
+                taken: messages,
+                lost: 0,
+            };
+        }
+        self.append_slowly(records, bytes, now, overflow)
+    }
+
+    /// Appends one message whose payload is still in the sender's lane.
+    #[inline]
+    pub fn append_large(
+        &mut self,
+        header: Header,
+        payload: *const u8,
+        now: u64,
+        overflow: Overflow,
+    ) -> Appended {
+        if !self.make_room(header.size(), overflow) {
+            return self.lose(1);
+        }
+        self.write_stamp(now);
+        let at = self.at_tail();
+        // SAFETY: make_room; the lane reader checked that `len` bytes are readable. The sender may
+        // misbehave and change them meanwhile: the body is then torn, the header is not.
+        unsafe {
+            header.write(at);
+            record::copy(payload, at.add(record::HEADER), header.len());
+        }
+        self.took(header.size(), 1);
+        Appended { taken: 1, lost: 0 }
+    }
+
+    /// True when a message record of `size` bytes would be taken now without loss. Used by the
+    /// blocking policy; if false, the core has been asked to ring when it flips.
+    pub fn has_room(&mut self, size: usize) -> bool {
+        if self.full {
+            self.refresh();
+        }
+        if !self.full && self.fits(size + self.overhead()) {
+            return true;
+        }
+        self.full = true;
+        false
+    }
+
+    /// One operation of this core took effect here in its stream.
+    pub fn op_done(&mut self, notify: bool) {
+        self.ops_done += 1;
+        self.owes_sync = true;
+        self.wants_wake |= notify;
+    }
+
+    /// Writes the SYNC record that is owed, if there is room.
+    pub fn settle(&mut self) {
+        if self.full {
+            self.refresh();
+        }
+        if !self.owes_sync || self.full {
+            return;
+        }
+        let size = size_of_record(SyncPayload::BYTES);
+        if !self.fits(size) {
+            self.full = true;
+            return;
+        }
+        self.write_sync();
+    }
+
+    /// True when the core's flip may let something go on here.
+    pub fn waits_for_flip(&self) -> bool {
+        self.owes_sync || self.full
+    }
+
+    /// True while the core has not flipped since a record found no room.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Publishes what was appended; true when the core was armed and must be notified.
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        loop {
+            let keep_armed = !self.wants_wake;
+            let next = self.guess.published(self.tail, self.full, keep_armed);
+            match self.word.publish(self.guess, next) {
+                Ok(()) => {
+                    let notify = self.guess.is_armed() && !keep_armed;
+                    self.guess = next;
+                    self.published.add(std::mem::take(&mut self.pending));
+                    self.wants_wake = false;
+                    return notify;
+                }
+                Err(actual) => {
+                    self.adopt(actual);
+                    self.settle(); // a flip makes room for a SYNC that is owed
+                }
+            }
+        }
+    }
+
+    /// Learns whether the core has flipped.
+    pub fn refresh(&mut self) {
+        let actual = self.word.load();
+        if actual != self.guess {
+            self.adopt(actual);
+        }
+    }
+
+    fn append_slowly(
+        &mut self,
+        records: *const u8,
+        bytes: usize,
+        now: u64,
+        overflow: Overflow,
+    ) -> Appended {
+        let (mut at, mut sum) = (0, Appended { taken: 0, lost: 0 });
+        while at < bytes {
+            // SAFETY: the router's own staging, whole records: at < bytes.
+            let header = unsafe { Header::read(records.add(at)) };
+            let payload = records.wrapping_add(at + record::HEADER);
+            let one = self.append_large(header, payload, now, overflow);
+            sum.taken += one.taken;
+            sum.lost += one.lost;
+            at += header.size();
+        }
+        sum
+    }
+
+    /// Room for a message record of `size` bytes and what must precede it.
+    fn make_room(&mut self, size: usize, overflow: Overflow) -> bool {
+        if self.full {
+            self.refresh();
+        }
+        self.settle();
+        if self.takes(size) {
+            return true;
+        }
+        self.full = true;
+        if overflow != Overflow::DropOldest {
+            return false;
+        }
+        self.discard_back();
+        self.settle();
+        self.takes(size)
+    }
+
+    fn takes(&self, size: usize) -> bool {
+        !self.owes_sync && !self.full && self.fits(size + record::HEADER)
+    }
+
+    /// Drops everything in the back buffer, published or not, counting it.
+    fn discard_back(&mut self) {
+        loop {
+            let next = self.guess.published(0, false, true);
+            match self.word.publish(self.guess, next) {
+                Ok(()) => break self.guess = next,
+                Err(actual) => {
+                    self.adopt(actual);
+                    if self.tail == 0 || !self.full {
+                        return; // the core has just taken it all: there is room again
+                    }
+                }
+            }
+        }
+        self.lost += self.published.all_lost() + self.pending.all_lost();
+        self.owes_sync = true;
+        self.wants_wake = true;
+        self.back_is_empty();
+    }
+
+    /// Counts `n` messages as lost to this core.
+    fn lose(&mut self, n: u32) -> Appended {
+        self.lost += u64::from(n);
+        self.owes_sync = true;
+        self.wants_wake = true;
+        Appended { taken: 0, lost: n }
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        let end = self.tail + bytes;
+        // A record larger than the limit is accepted by an empty buffer: `capacity` holds the
+        // largest message with everything that can precede it.
+        end <= self.limit || (self.tail <= OVERHEAD && end <= self.capacity)
+    }
+
+    fn overhead(&self) -> usize {
+        if self.owes_sync { OVERHEAD } else { record::HEADER }
+    }
+
+    fn write_stamp(&mut self, now: u64) {
+        if now == self.stamp {
+            return;
+        }
+        // SAFETY: every caller left room for a stamp before the record it is about to write.
+        unsafe { Header::stamp(now).write(self.at_tail()) };
+        self.grew(record::HEADER);
+        self.stamp = now;
+    }
+
+    fn write_sync(&mut self) {
+        let header = Header::new(kind::SYNC, 0, 0, SyncPayload::BYTES, 0);
+        // SAFETY: settle() checked the room; the bytes beyond the published tail are ours.
+        unsafe {
+            let at = self.at_tail();
+            header.write(at);
+            let payload = at.add(record::HEADER).cast::<u64>();
+            payload.write(self.lost);
+            payload.add(1).write(self.ops_done);
+        }
+        self.grew(size_of_record(SyncPayload::BYTES));
+        self.pending.lost += std::mem::take(&mut self.lost);
+        self.owes_sync = false;
+    }
+
+    #[inline]
+    fn took(&mut self, bytes: usize, messages: u32) {
+        debug_assert_eq!(bytes, round_up(bytes));
+        self.grew(bytes);
+        self.pending.messages += messages;
+        self.wants_wake = true;
+    }
+
+    #[inline]
+    fn grew(&mut self, bytes: usize) {
+        self.tail += bytes;
+        self.pending.bytes += bytes;
+    }
+
+    #[inline]
+    fn at_tail(&self) -> *mut u8 {
+        // SAFETY: tail <= capacity (invariant of `fits`), so this stays in the buffer.
+        unsafe { self.buffers[self.guess.index()].add(self.tail) }
+    }
+
+    /// Takes over what the core has done to the control word. Only the index bit and the armed
+    /// bit are believed: the tail is ours, whatever a misbehaving core wrote there.
+    fn adopt(&mut self, actual: Control) {
+        if actual.index() == self.guess.index() {
+            self.guess = actual;
+            return;
+        }
+        let from = self.buffers[self.guess.index()].wrapping_add(self.published.bytes);
+        let to = self.buffers[actual.index()];
+        // SAFETY: two distinct buffers; the pending bytes lie beyond the tail that the core may
+        // read, and the core has given up the other buffer by flipping (Acquire on the CAS).
+        unsafe { copy_records(from, to, self.pending.bytes) };
+        self.tail = self.pending.bytes;
+        self.published = Content::default();
+        self.guess = actual;
+        self.full = false;
+    }
+
+    fn back_is_empty(&mut self) {
+        self.tail = 0;
+        self.published = Content::default();
+        self.pending = Content::default();
+        self.full = false;
+        // The stamp in the discarded bytes never reached the core.
+        self.stamp = 0;
+    }
+}

@@ -1,0 +1,298 @@
+//! Records: the variable-length frames that travel through lanes and queues.
+//!
+//! ```text
+//!  63        52 51          32 31                            0
+//! +------------+--------------+-------------------------------+
+//! | slot       | channel      | payload length in bytes       |  word 0
+//! +------------+--------------+----------------+-------+------+
+//! | ticket (48 bits)                           | flags | kind |  word 1
+//! +--------------------------------------------+-------+------+
+//! | payload, padded to a multiple of 16 bytes                 |
+//! +-----------------------------------------------------------+
+//! ```
+//!
+//! Little-endian, 16-byte aligned in a 16-byte aligned buffer. A sender leaves `slot` zero; the
+//! router fills it in, so a receiver can trust it. The ticket carries the low 48 bits of the
+//! counter; 2^47 draws lie between two tickets that could be confused (months at full speed).
+//!
+//! Who writes: the sender into its lane, the router into queues. Who reads: the router (checks
+//! every field against its own knowledge), the receiving core (checks bounds).
+
+/// Records start and end on multiples of this many bytes.
+pub(crate) const ALIGN: usize = 16;
+/// Bytes of the two header words.
+pub(crate) const HEADER: usize = 16;
+/// Bits of the ticket that a record carries.
+pub(crate) const TICKET_BITS: u32 = 48;
+/// Longest channel name in bytes.
+pub(crate) const NAME_MAX: usize = 255;
+/// Bytes of the timestamp that precedes the body when [`flags::TIMED`] is set.
+pub(crate) const STAMP_BYTES: usize = 8;
+
+/// Low [`TICKET_BITS`] bits.
+pub(crate) const TICKET_MASK: u64 = (1 << TICKET_BITS) - 1;
+const CHANNEL_SHIFT: u32 = 32;
+const CHANNEL_MASK: u64 = (1 << 20) - 1;
+const SLOT_SHIFT: u32 = 52;
+
+/// What a record is. Values are part of the layout and never reused.
+pub(crate) mod kind {
+    /// Skips to the end of a lane's ring.
+    pub const PAD: u8 = 1;
+    /// A message to the channel in word 0.
+    pub const MESSAGE: u8 = 2;
+    /// Lane: the messages that follow go to `channel` in the generation held by the ticket field.
+    pub const CONTEXT: u8 = 3;
+    /// Lane: a message to a channel given by name; payload is one length byte, name, body.
+    pub const NAMED: u8 = 4;
+    /// Lane: subscribe to the channel named by the payload.
+    pub const JOIN: u8 = 5;
+    /// Lane: unsubscribe from the channel named by the payload.
+    pub const LEAVE: u8 = 6;
+    /// Lane: unsubscribe from everything.
+    pub const LEAVE_ALL: u8 = 7;
+    /// Lane: pin the channel named by the payload, so that a resolved handle stays valid.
+    pub const OPEN: u8 = 8;
+    /// Lane: unpin the channel in word 0; the payload is its generation (8 bytes).
+    pub const CLOSE: u8 = 9;
+    /// Lane: the core gives its slot back.
+    pub const DETACH: u8 = 10;
+    /// Queue: losses and answered operations up to this place; see `SyncPayload`.
+    pub const SYNC: u8 = 11;
+    /// Queue: time of the messages that follow, split over word 0 and word 1.
+    pub const STAMP: u8 = 12;
+    // Kept free for request/reply, work channels, direct messages, retained values, expiry and
+    // bridges: 13..=63. Values from 64 on are for the application-defined future.
+}
+
+/// Flag bits of a record.
+pub(crate) mod flags {
+    /// The payload starts with the sender's timestamp (8 bytes, ns since the epoch).
+    pub const TIMED: u8 = 1;
+    /// The sender of this operation wants its eventfd rung when it is answered.
+    pub const NOTIFY: u8 = 2;
+}
+
+/// Both header words, read once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub w0: u64,
+    pub w1: u64,
+}
+
+impl Header {
+    /// A header; `len` is the payload length in bytes, `ticket` is truncated to 48 bits.
+    #[inline]
+    pub fn new(kind: u8, flags: u8, channel: u32, len: usize, ticket: u64) -> Self {
+        debug_assert!(len <= u32::MAX as usize && u64::from(channel) <= CHANNEL_MASK);
+        Self {
+            w0: len as u64 | u64::from(channel) << CHANNEL_SHIFT,
+            w1: u64::from(kind) | u64::from(flags) << 8 | (ticket & TICKET_MASK) << 16,
+        }
+    }
+
+    /// A [`kind::STAMP`] record: 32 bits of the time in each word.
+    pub fn stamp(nanos: u64) -> Self {
+        Self {
+            w0: (nanos & 0xffff_ffff) << 32,
+            w1: u64::from(kind::STAMP) | (nanos >> 32) << 16,
+        }
+    }
+
+    /// The time of a [`kind::STAMP`] record, ns since the epoch.
+    pub fn stamp_nanos(self) -> u64 {
+        self.w0 >> 32 | (self.w1 >> 16) << 32
+    }
+
+    #[inline]
+    pub fn kind(self) -> u8 {
+        self.w1 as u8
+    }
+
+    #[inline]
+    pub fn flags(self) -> u8 {
+        (self.w1 >> 8) as u8
+    }
+
+    /// Payload length in bytes.
+    #[inline]
+    pub fn len(self) -> usize {
+        self.w0 as u32 as usize
+    }
+
+    /// Bytes the whole record takes.
+    #[inline]
+    pub fn size(self) -> usize {
+        size_of_record(self.len())
+    }
+
+    #[inline]
+    pub fn channel(self) -> u32 {
+        (self.w0 >> CHANNEL_SHIFT & CHANNEL_MASK) as u32
+    }
+
+    #[inline]
+    pub fn slot(self) -> u32 {
+        (self.w0 >> SLOT_SHIFT) as u32
+    }
+
+    /// Low 48 bits of the ticket.
+    #[inline]
+    pub fn ticket(self) -> u64 {
+        self.w1 >> 16
+    }
+
+    /// The same record as the router passes it on: to `channel`, from `slot`.
+    #[inline]
+    pub fn routed(self, channel: u32, slot: u32) -> Self {
+        Self {
+            w0: self.w0 & 0xffff_ffff
+                | u64::from(channel) << CHANNEL_SHIFT
+                | u64::from(slot) << SLOT_SHIFT,
+            w1: self.w1,
+        }
+    }
+
+    /// Reads the header at `at`, each word once.
+    ///
+    /// # Safety
+    /// `at` is 8-byte aligned and 16 bytes are readable there.
+    #[inline]
+    pub unsafe fn read(at: *const u8) -> Self {
+        let words = at.cast::<u64>();
+        // SAFETY: the caller's contract. Volatile: another process may own these bytes, and each
+        // word must be loaded exactly once, or a check and a use could see different values.
+        unsafe {
+            Self {
+                w0: words.read_volatile(),
+                w1: words.add(1).read_volatile(),
+            }
+        }
+    }
+
+    /// Writes the header at `at`.
+    ///
+    /// # Safety
+    /// `at` is 8-byte aligned, 16 bytes are writable there and nobody else accesses them.
+    #[inline]
+    pub unsafe fn write(self, at: *mut u8) {
+        let words = at.cast::<u64>();
+        // SAFETY: the caller's contract.
+        unsafe {
+            words.write(self.w0);
+            words.add(1).write(self.w1);
+        }
+    }
+}
+
+/// Rounds up to the record alignment.
+#[inline]
+pub(crate) const fn round_up(bytes: usize) -> usize {
+    (bytes + ALIGN - 1) & !(ALIGN - 1)
+}
+
+/// Bytes of a record with `len` bytes of payload.
+#[inline]
+pub(crate) const fn size_of_record(len: usize) -> usize {
+    HEADER + round_up(len)
+}
+
+/// Copies `len` payload bytes; short ones without calling into libc.
+///
+/// # Safety
+/// `src` is readable and `dst` writable for `len` bytes, and they do not overlap.
+#[inline]
+pub(crate) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if len == 16 {
+            dst.cast::<u128>()
+                .write_unaligned(src.cast::<u128>().read_unaligned());
+        } else {
+            std::ptr::copy_nonoverlapping(src, dst, len);
+        }
+    }
+}
+
+/// Copies whole records (`len` is a multiple of 16) between two aligned buffers.
+///
+/// # Safety
+/// As for [`copy`]; both pointers are 16-byte aligned and `len` is a multiple of 16.
+#[inline]
+pub(crate) unsafe fn copy_records(src: *const u8, dst: *mut u8, len: usize) {
+    const FEW: usize = 8 * ALIGN;
+    // SAFETY: the caller's contract.
+    unsafe {
+        if len > FEW {
+            std::ptr::copy_nonoverlapping(src, dst, len);
+            return;
+        }
+        let (from, to) = (src.cast::<u128>(), dst.cast::<u128>());
+        for i in 0..len / ALIGN {
+            to.add(i).write(from.add(i).read());
+        }
+    }
+}
+
+/// The payload of a [`kind::SYNC`] record, two 64-bit words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SyncPayload {
+    /// Messages lost to this core at this place of the stream.
+    pub lost: u64,
+    /// Operations (join, leave, ...) of this core that took effect before this place.
+    pub ops_done: u64,
+}
+
+impl SyncPayload {
+    /// Bytes in the record.
+    pub const BYTES: usize = 16;
+}
+
+/// The full ticket nearest to `reference` whose low 48 bits are `low`.
+#[inline]
+pub(crate) fn full_ticket(low: u64, reference: u64) -> u64 {
+    let delta = low.wrapping_sub(reference) << (64 - TICKET_BITS);
+    // Arithmetic shift: the difference as a signed 48-bit number.
+    reference.wrapping_add(((delta as i64) >> (64 - TICKET_BITS)) as u64)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn header_fields_survive_packing(
+            kind in 1u8..64, flags: u8, channel in 0u32..(1 << 20), len in 0usize..u32::MAX as usize,
+            ticket in 0u64..(1 << 48), slot in 0u32..4096,
+        ) {
+            let h = Header::new(kind, flags, channel, len, ticket).routed(channel, slot);
+            prop_assert_eq!(
+                (h.kind(), h.flags(), h.channel(), h.len(), h.ticket(), h.slot()),
+                (kind, flags, channel, len, ticket, slot)
+            );
+        }
+
+        #[test]
+        fn stamp_keeps_all_64_bits(nanos: u64) {
+            let stamp = Header::stamp(nanos);
+            prop_assert_eq!((stamp.kind(), stamp.len(), stamp.stamp_nanos()), (kind::STAMP, 0, nanos));
+        }
+
+        #[test]
+        fn full_ticket_is_recovered_within_half_the_range(
+            reference: u64, delta in -(1i64 << 46)..(1i64 << 46),
+        ) {
+            let ticket = reference.wrapping_add(delta as u64);
+            prop_assert_eq!(full_ticket(ticket & TICKET_MASK, reference), ticket);
+        }
+    }
+
+    #[test]
+    fn record_sizes_are_multiples_of_the_alignment() {
+        for (len, size) in [(0, 16), (1, 32), (16, 32), (17, 48)] {
+            assert_eq!(size_of_record(len), size);
+        }
+    }
+}

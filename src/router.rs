@@ -1,0 +1,614 @@
+//! The router: one pass takes what the cores have published, in ticket order, and puts it into
+//! the queues of the subscribed cores.
+//!
+//! [`Router::step`] makes no system call and no allocation, takes no lock and knows no thread:
+//! the master's thread, a host's own loop, tests and models all call the same code. What needs a
+//! system call (eventfds, futexes, pidfds) it only reports, in [`Outcome`].
+//!
+//! A pass:
+//! 1. **collect**: find the lanes with news. If only one lane is active, read its tail and then
+//!    the doorbell: nothing else rung means that nothing published before is missing, and no
+//!    ticket need be drawn. Otherwise draw a ticket T, then take the doorbell, then read the tails.
+//! 2. **route**: records below T, smallest ticket first. Runs of small messages to one channel
+//!    are staged and appended to each queue with one copy; operations take effect in their place.
+//! 3. **publish**: one compare-and-swap per queue that got something.
+//! 4. **release**: store the lanes' heads; arm lanes that stay empty.
+//!
+//! Invariants: everything the router believes (heads, tails, holders, contexts) is in its own
+//! memory; what workers wrote is checked before use, and a worker that wrote nonsense is
+//! quarantined, never the reason for a panic.
+
+mod deliver;
+mod ops;
+mod slots;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use crate::config::{Order, Timestamps};
+use crate::directory::{ChannelId, DirectoryWriter};
+use crate::doorbell::{LEAVES, MAX_SLOTS};
+use crate::lane::{LaneReader, LaneRecord, LaneWord, Violation};
+use crate::queue::QueueWriter;
+use crate::record::{full_ticket, kind};
+use crate::region::Shared;
+use crate::shared::{Holder, Mailbox};
+use crate::stats::Stats;
+use crate::subscriptions::Subscriptions;
+use crate::sync::Ordering;
+use crate::view::View;
+use deliver::Stage;
+
+/// Bytes of records appended before the queues are published: more falls out of the L2 cache at
+/// high fan-out, less pays a compare-and-swap too often.
+const OP_BYTES: usize = 16 << 10;
+/// Bytes of records one pass routes at most, so that sleepers are woken in time.
+const PASS_BYTES: usize = 128 << 10;
+/// Passes that a lane may be found empty before it is armed: arming costs the sender a doorbell.
+const IDLE_PASSES: u8 = 8;
+
+/// A set of slots that never allocates.
+#[derive(Clone, Debug)]
+pub(crate) struct SlotSet {
+    words: [u64; LEAVES],
+    len: usize,
+}
+
+impl SlotSet {
+    const fn new() -> Self {
+        Self {
+            words: [0; LEAVES],
+            len: 0,
+        }
+    }
+
+    #[inline]
+    fn insert(&mut self, slot: usize) -> bool {
+        let bit = 1 << (slot % 64);
+        let new = self.words[slot / 64] & bit == 0;
+        self.words[slot / 64] |= bit;
+        self.len += usize::from(new);
+        new
+    }
+
+    #[inline]
+    fn remove(&mut self, slot: usize) -> bool {
+        let bit = 1 << (slot % 64);
+        let had = self.words[slot / 64] & bit != 0;
+        self.words[slot / 64] &= !bit;
+        self.len -= usize::from(had);
+        had
+    }
+
+    /// The lowest slot at or above `from`.
+    #[inline]
+    fn next(&self, from: usize) -> Option<usize> {
+        if self.len == 0 || from >= MAX_SLOTS {
+            return None;
+        }
+        let mut word = from / 64;
+        let mut bits = self.words[word] & (!0 << (from % 64));
+        while bits == 0 {
+            word += 1;
+            bits = *self.words.get(word)?;
+        }
+        Some(word * 64 + bits.trailing_zeros() as usize)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Calls `each` with every slot and empties the set.
+    pub fn drain(&mut self, mut each: impl FnMut(usize)) {
+        let mut from = 0;
+        while let Some(slot) = self.next(from) {
+            self.remove(slot);
+            each(slot);
+            from = slot + 1;
+        }
+    }
+}
+
+impl Default for SlotSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a pass leaves for the master to do.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Cores that were armed and got something: write their eventfds.
+    pub wakes: SlotSet,
+    /// Cores that wait for room or an answer: bump and wake their event words.
+    pub events: SlotSet,
+    /// Slots that got or lost an owner: look at the process behind them.
+    pub owners: SlotSet,
+}
+
+/// What the router knows about the owner of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Free,
+    Live,
+    /// Dead or detached: deliver what it published, then free the slot.
+    Leaving,
+    /// Its lane was damaged: ignore it until its process ends.
+    Quarantined,
+}
+
+/// The router's private state of one lane and its owner.
+#[derive(Debug)]
+struct Lane {
+    reader: LaneReader,
+    word: Shared<LaneWord>,
+    mailbox: Shared<Mailbox>,
+    standing: Standing,
+    /// The slot word when its owner was noticed.
+    holder: Holder,
+    /// The channel that messages without a name go to.
+    context: Option<ChannelId>,
+    /// `Router::removals` when the context was last found current.
+    checked_at: u64,
+    /// Joins and opens answered.
+    asks: u64,
+    /// The head as stored in the mailbox.
+    released: u64,
+    /// Consecutive passes that found nothing.
+    idle: u8,
+}
+
+/// How far the routing of a lane went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// Nothing (more) below the limit.
+    Done,
+    /// A queue has no room and the policy is to wait.
+    Blocked,
+    /// The pass has routed its share.
+    Enough,
+}
+
+/// The router. One process holds it at a time: the master.
+#[derive(Debug)]
+pub(crate) struct Router {
+    view: Arc<View>,
+    directory: DirectoryWriter,
+    subscriptions: Subscriptions,
+    lanes: Vec<Lane>,
+    queues: Vec<QueueWriter>,
+    /// Lanes that are not armed: they may have news without ringing.
+    active: SlotSet,
+    leaving: SlotSet,
+    /// Lanes with records below the cut, smallest ticket first.
+    merge: BinaryHeap<Reverse<(u64, u32)>>,
+    stage: Stage,
+    /// Queues with unpublished changes.
+    dirty: SlotSet,
+    /// Bytes appended since the queues were last published.
+    unpublished: usize,
+    /// Bytes this pass may still route.
+    budget: usize,
+    /// The full queue that routing waits for.
+    blocked_on: Option<usize>,
+    /// Channels removed so far: contexts checked before may be stale.
+    removals: u64,
+    /// Time of this pass, ns; 0 until needed.
+    now: u64,
+    clock: fn() -> u64,
+    pub outcome: Outcome,
+    pub stats: Stats,
+}
+
+// SAFETY: its raw pointers go to the region, which `view` keeps mapped, and to parts that only
+// the one router writes (queues) or reads as its own end (lanes).
+unsafe impl Send for Router {}
+
+impl Router {
+    /// A router for a new region.
+    pub fn new(view: Arc<View>, clock: fn() -> u64) -> Self {
+        let slots = view.layout.slots;
+        Self {
+            directory: DirectoryWriter::new(view.directory),
+            subscriptions: Subscriptions::new(view.rows, view.pins, slots),
+            lanes: (0..slots).map(|s| Lane::new(&view, s)).collect(),
+            queues: (0..slots).map(|s| new_queue(&view, s)).collect(),
+            active: SlotSet::new(),
+            leaving: SlotSet::new(),
+            merge: BinaryHeap::with_capacity(slots),
+            stage: Stage::new(),
+            dirty: SlotSet::new(),
+            unpublished: 0,
+            budget: 0,
+            blocked_on: None,
+            removals: 0,
+            now: 0,
+            clock,
+            outcome: Outcome {
+                wakes: SlotSet::new(),
+                events: SlotSet::new(),
+                owners: SlotSet::new(),
+            },
+            stats: Stats::default(),
+            view,
+        }
+    }
+
+    /// One pass. True when it found something or something is left to do: call it again.
+    pub fn step(&mut self) -> bool {
+        let cut = self.collect();
+        if self.active.is_empty() && self.dirty.is_empty() && self.stage.is_empty() {
+            return false;
+        }
+        let before = self.stats;
+        self.now = 0;
+        self.budget = PASS_BYTES;
+        self.blocked_on = None;
+        let flow = self.route(cut);
+        self.publish();
+        let moved = self.release();
+        self.finish_leaving();
+        let progress = moved || self.stats != before || flow == Flow::Enough || self.unblocked();
+        if progress {
+            self.stats.passes += 1;
+            self.stats.store(&self.view.header.counters);
+        }
+        progress
+    }
+
+    /// Arms every lane that is empty; false when news came meanwhile. After this, and a doorbell
+    /// that is told so, the router may sleep.
+    pub fn rest(&mut self) -> bool {
+        let mut from = 0;
+        while let Some(slot) = self.active.next(from) {
+            from = slot + 1;
+            if self.lanes[slot].reader.is_empty() && !self.arm(slot) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Finds the lanes with news and takes their tails. Some(T): deliver what is below T; None:
+    /// deliver everything, it is all of one lane.
+    fn collect(&mut self) -> Option<u64> {
+        if self.active.is_empty() {
+            self.take_doorbells();
+        }
+        if self.view.config.order == Order::PerSender {
+            self.take_doorbells();
+            self.extend_all();
+            return None;
+        }
+        if self.active.len == 1 && self.collect_sole() {
+            return None;
+        }
+        if self.active.is_empty() {
+            return None;
+        }
+        // The order of these three is what the promise rests on, see `ticket`.
+        let cut = self.view.tickets.cut();
+        self.take_doorbells();
+        self.extend_all();
+        Some(cut)
+    }
+
+    /// Tries to take the only active lane's tail without a cut: tail first, then the doorbell. If
+    /// nothing else is rung, whatever was published before those records is in this lane too.
+    fn collect_sole(&mut self) -> bool {
+        let Some(slot) = self.active.next(0) else {
+            return false;
+        };
+        let tail = self.lanes[slot].word.read().tail();
+        if self.view.doorbell.is_rung() {
+            return false;
+        }
+        self.extend(slot, tail);
+        true
+    }
+
+    fn take_doorbells(&mut self) {
+        let doorbell = self.view.doorbell;
+        doorbell.take(|leaf, mut bits| {
+            while bits != 0 {
+                self.notice(leaf * 64 + bits.trailing_zeros() as usize);
+                bits &= bits - 1;
+            }
+        });
+    }
+
+    fn extend_all(&mut self) {
+        let mut from = 0;
+        while let Some(slot) = self.active.next(from) {
+            from = slot + 1;
+            let tail = self.lanes[slot].word.read().tail();
+            self.extend(slot, tail);
+        }
+    }
+
+    fn extend(&mut self, slot: usize, tail: u64) {
+        if self.lanes[slot].reader.extend(tail).is_err() {
+            self.quarantine(slot);
+        }
+    }
+
+    fn route(&mut self, cut: Option<u64>) -> Flow {
+        if self.flush() == Flow::Blocked {
+            return Flow::Blocked;
+        }
+        let flow = match cut {
+            Some(cut) => self.merge(cut),
+            None => self.one_by_one(),
+        };
+        if flow == Flow::Blocked {
+            return flow;
+        }
+        if self.flush() == Flow::Blocked {
+            return Flow::Blocked;
+        }
+        flow
+    }
+
+    /// Lanes one after the other, each as far as it goes.
+    fn one_by_one(&mut self) -> Flow {
+        let mut from = 0;
+        while let Some(slot) = self.active.next(from) {
+            from = slot + 1;
+            let flow = self.drain(slot, None);
+            if flow != Flow::Done {
+                return flow;
+            }
+        }
+        Flow::Done
+    }
+
+    /// All active lanes, smallest ticket first, up to the cut.
+    fn merge(&mut self, cut: u64) -> Flow {
+        self.merge.clear();
+        let mut from = 0;
+        while let Some(slot) = self.active.next(from) {
+            from = slot + 1;
+            self.enter(slot, cut);
+        }
+        while let Some(Reverse((_, slot))) = self.merge.pop() {
+            let limit = self.merge.peek().map_or(0, |Reverse((t, _))| *t);
+            let flow = self.drain(slot as usize, Some((limit, cut)));
+            if flow != Flow::Done {
+                return flow;
+            }
+            self.enter(slot as usize, cut);
+        }
+        Flow::Done
+    }
+
+    /// Puts a lane into the merge if its next record is below the cut.
+    fn enter(&mut self, slot: usize, cut: u64) {
+        match self.next_ticketed(slot) {
+            Ok(None) => {}
+            Ok(Some(record)) => {
+                let ticket = full_ticket(record.header.ticket(), cut);
+                if ticket.wrapping_sub(cut) as i64 >= 0 {
+                    self.check_future(slot, ticket);
+                } else {
+                    // Distance to the cut, reversed, so that a wrapped counter sorts right.
+                    self.merge
+                        .push(Reverse((ticket.wrapping_sub(cut), slot as u32)));
+                }
+            }
+            Err(Violation) => self.quarantine(slot),
+        }
+    }
+
+    /// The lane's next record that has a ticket. A context has the generation in its place; it
+    /// concerns its own lane only and so takes effect as soon as it is seen.
+    #[inline]
+    fn next_ticketed(&mut self, slot: usize) -> Result<Option<LaneRecord>, Violation> {
+        loop {
+            let record = match self.lanes[slot].reader.peek()? {
+                Some(record) if record.header.kind() == kind::CONTEXT => record,
+                other => return Ok(other),
+            };
+            self.context(slot, record)?;
+            self.lanes[slot].reader.advance(record.header.size());
+        }
+    }
+
+    /// A record at or above the cut waits for the next pass, if it can exist at all.
+    fn check_future(&mut self, slot: usize, ticket: u64) {
+        let drawn = self.view.tickets.peek();
+        if ticket.wrapping_sub(drawn) as i64 >= 0 {
+            self.quarantine(slot);
+        }
+    }
+
+    /// Routes one lane's records; with `Some((limit, cut))` only while their tickets, counted from
+    /// the cut, are below `limit`.
+    fn drain(&mut self, slot: usize, limit: Option<(u64, u64)>) -> Flow {
+        loop {
+            let record = match self.next_ticketed(slot) {
+                Ok(Some(record)) => record,
+                Ok(None) => return Flow::Done,
+                Err(Violation) => {
+                    self.quarantine(slot);
+                    return Flow::Done;
+                }
+            };
+            if let Some((limit, cut)) = limit {
+                let ticket = full_ticket(record.header.ticket(), cut);
+                if !is_below(ticket, limit, cut) {
+                    return Flow::Done;
+                }
+            }
+            match self.dispatch(slot, record) {
+                Ok(Flow::Done) => {}
+                Ok(stop) => return stop,
+                Err(Violation) => {
+                    self.quarantine(slot);
+                    return Flow::Done;
+                }
+            }
+        }
+    }
+
+    /// Routes one record and steps over it, unless a queue is in the way.
+    #[inline]
+    fn dispatch(&mut self, slot: usize, record: LaneRecord) -> Result<Flow, Violation> {
+        let size = record.header.size();
+        let flow = match record.header.kind() {
+            kind::MESSAGE => self.message(slot, record)?,
+            kind::NAMED => self.named(slot, record)?,
+            _ => self.operation(slot, record)?,
+        };
+        if flow == Flow::Blocked {
+            return Ok(flow);
+        }
+        self.lanes[slot].reader.advance(size);
+        if self.budget < size {
+            self.budget = 0;
+            return Ok(Flow::Enough);
+        }
+        self.budget -= size;
+        Ok(flow)
+    }
+
+    /// Publishes every queue that got something.
+    fn publish(&mut self) {
+        let mut from = 0;
+        while let Some(slot) = self.dirty.next(from) {
+            from = slot + 1;
+            if self.queues[slot].publish() {
+                self.outcome.wakes.insert(slot);
+            }
+            self.dirty.remove(slot);
+        }
+        self.unpublished = 0;
+    }
+
+    /// Gives consumed lane bytes back and arms lanes that stay empty; true when a head moved.
+    fn release(&mut self) -> bool {
+        let (mut from, mut moved) = (0, false);
+        while let Some(slot) = self.active.next(from) {
+            from = slot + 1;
+            let lane = &mut self.lanes[slot];
+            if lane.store_head() {
+                (lane.idle, moved) = (0, true);
+                // A core that set the bit before this move sleeps or is about to; one that sets it
+                // later looks at the head again.
+                if lane.word.read().is_waiting() && lane.word.take_waiting() {
+                    self.outcome.events.insert(slot);
+                }
+            }
+            if !lane.reader.is_empty() {
+                continue;
+            }
+            lane.idle = lane.idle.saturating_add(1);
+            if lane.idle > IDLE_PASSES {
+                self.arm(slot);
+            }
+        }
+        moved
+    }
+
+    /// Arms an empty lane; false when it has news.
+    fn arm(&mut self, slot: usize) -> bool {
+        let lane = &mut self.lanes[slot];
+        if lane.word.arm(lane.reader.head()) {
+            self.active.remove(slot);
+            return true;
+        }
+        if lane.word.take_waiting() {
+            self.outcome.events.insert(slot);
+        }
+        false
+    }
+
+    fn unblocked(&self) -> bool {
+        self.blocked_on
+            .is_some_and(|slot| !self.queues[slot].is_full())
+    }
+}
+
+/// True when `ticket`, counted from the cut, is below `limit`. Relative and signed, so that a
+/// counter that has wrapped compares right.
+#[inline]
+fn is_below(ticket: u64, limit: u64, cut: u64) -> bool {
+    (ticket.wrapping_sub(cut) as i64) < limit as i64
+}
+
+impl Lane {
+    fn new(view: &View, slot: usize) -> Self {
+        let word = view.lane_word(slot);
+        let head = word.tail();
+        // SAFETY: the view's region holds `lane_capacity` bytes there and outlives the router.
+        let reader = unsafe { LaneReader::new(view.ring(slot), view.layout.lane_capacity, head) };
+        Self {
+            reader,
+            word,
+            mailbox: view.mailbox(slot),
+            standing: Standing::Free,
+            holder: view.slot(slot).load(),
+            context: None,
+            checked_at: 0,
+            asks: 0,
+            released: head,
+            idle: 0,
+        }
+    }
+
+    /// Stores the head if it moved.
+    #[inline]
+    fn store_head(&mut self) -> bool {
+        let head = self.reader.head();
+        if head == self.released {
+            return false;
+        }
+        let context = self
+            .context
+            .map_or(0, |c| u64::from(c.generation) << 32 | u64::from(c.index));
+        // Relaxed: published by the head.
+        self.mailbox.context.store(context, Ordering::Relaxed);
+        // SYNC(lane.head): pairs with the Acquire in `LaneWriter::has_room`: we have read all
+        // below. SeqCst: ordered before our RMW on the lane word (arm, take_waiting), see there.
+        self.mailbox.head.store(head, Ordering::SeqCst);
+        self.released = head;
+        true
+    }
+}
+
+fn new_queue(view: &View, slot: usize) -> QueueWriter {
+    let layout = &view.layout;
+    // SAFETY: the view's region holds both buffers and outlives the router; only the master's
+    // process writes them.
+    unsafe {
+        QueueWriter::new(
+            view.control(slot),
+            view.buffers(slot),
+            layout.buffer_capacity,
+            view.config.queue_bytes,
+        )
+    }
+}
+
+/// The clock for [`Timestamps::Batch`]: CLOCK_REALTIME in ns, through the vDSO.
+pub(crate) fn realtime_nanos() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes a live local; cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+impl Router {
+    /// The stamp for what is appended in this pass.
+    #[inline]
+    fn stamp(&mut self) -> u64 {
+        if self.now == 0 && self.view.config.timestamps == Timestamps::Batch {
+            self.now = (self.clock)();
+        }
+        self.now
+    }
+}

@@ -1,0 +1,133 @@
+//! Slots: noticing new owners, and cleaning up after those that detach, die or do damage.
+//!
+//! Cleaning up is a list of steps, each of which may be done twice:
+//! 1. its subscriptions and open handles end (again at 3: its lane may hold a last join);
+//! 2. what it published is delivered, in ticket order with everybody else's;
+//! 3. lane, queue and mailbox are reset, then the slot word is freed.
+
+use super::{Router, Standing};
+use crate::shared::ANSWERS;
+use crate::sync::Ordering;
+
+impl Router {
+    /// A slot rang: a new owner, news in its lane, or room in its queue.
+    pub(super) fn notice(&mut self, slot: usize) {
+        if slot >= self.lanes.len() {
+            self.stats.violations += 1;
+            return;
+        }
+        if self.lanes[slot].standing == Standing::Free {
+            self.notice_owner(slot);
+        }
+        if self.queues[slot].waits_for_flip() {
+            self.queues[slot].refresh();
+            self.queues[slot].settle();
+            self.dirty.insert(slot);
+        }
+        if matches!(
+            self.lanes[slot].standing,
+            Standing::Live | Standing::Leaving
+        ) {
+            self.lanes[slot].idle = 0;
+            self.active.insert(slot);
+        }
+    }
+
+    fn notice_owner(&mut self, slot: usize) {
+        let holder = self.view.slot(slot).load();
+        if !holder.is_live() {
+            return;
+        }
+        let lane = &mut self.lanes[slot];
+        lane.holder = holder;
+        lane.standing = Standing::Live;
+        self.stats.cores += 1;
+        self.outcome.owners.insert(slot);
+    }
+
+    /// The process that holds the slot, if any.
+    pub fn owner_pid(&self, slot: usize) -> Option<u32> {
+        let lane = &self.lanes[slot];
+        (lane.standing != Standing::Free).then(|| lane.holder.pid())
+    }
+
+    /// The owner of the slot is dead.
+    pub fn reap(&mut self, slot: usize) {
+        match self.lanes[slot].standing {
+            Standing::Free | Standing::Leaving => return,
+            Standing::Live => self.start_leaving(slot),
+            Standing::Quarantined => {
+                self.lanes[slot].standing = Standing::Leaving;
+                self.leaving.insert(slot);
+            }
+        }
+        self.stats.reaped += 1;
+        // A pass must come round to it even if nothing else is going on.
+        self.active.insert(slot);
+    }
+
+    /// Looks at a slot whose owner may have died before it could ring.
+    pub fn look_at(&mut self, slot: usize) {
+        self.notice(slot);
+    }
+
+    /// Steps 1 of cleaning up; the pass that finds the lane empty does the rest.
+    pub(super) fn start_leaving(&mut self, slot: usize) {
+        self.lanes[slot].standing = Standing::Leaving;
+        self.leaving.insert(slot);
+        self.leave_all(slot, true);
+    }
+
+    /// Step 3 for every leaving slot whose lane has been delivered.
+    pub(super) fn finish_leaving(&mut self) {
+        let mut from = 0;
+        while let Some(slot) = self.leaving.next(from) {
+            from = slot + 1;
+            let lane = &self.lanes[slot];
+            // The tail is final: its owner is dead or has sent its last record.
+            if lane.reader.is_empty() && lane.word.tail() == lane.reader.head() {
+                self.free(slot);
+            }
+        }
+    }
+
+    fn free(&mut self, slot: usize) {
+        self.leave_all(slot, true);
+        self.queues[slot].reset();
+        self.dirty.remove(slot);
+        self.active.remove(slot);
+        self.leaving.remove(slot);
+        let lane = &mut self.lanes[slot];
+        lane.context = None;
+        lane.store_head();
+        lane.word.reset(lane.reader.head());
+        lane.asks = 0;
+        lane.idle = 0;
+        // Relaxed: published by the slot word.
+        lane.mailbox.context.store(0, Ordering::Relaxed);
+        for answer in &lane.mailbox.answers[..ANSWERS] {
+            answer.clear();
+        }
+        lane.standing = Standing::Free;
+        self.view.slot(slot).free(lane.holder);
+        self.stats.cores -= 1;
+        self.outcome.owners.insert(slot);
+        self.outcome.events.insert(slot);
+    }
+
+    /// Cuts off a worker that wrote what no correct one writes.
+    pub(super) fn quarantine(&mut self, slot: usize) {
+        self.stats.violations += 1;
+        let lane = &mut self.lanes[slot];
+        let tail = lane.word.tail();
+        lane.reader.skip_to(tail);
+        if lane.standing == Standing::Live {
+            lane.standing = Standing::Quarantined;
+            lane.holder = self.view.slot(slot).quarantine(lane.holder);
+            self.stats.quarantined += 1;
+            self.active.remove(slot);
+            self.outcome.events.insert(slot);
+            self.leave_all(slot, true);
+        }
+    }
+}

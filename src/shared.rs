@@ -1,0 +1,253 @@
+//! The fixed shapes in the region, besides the protocol words of `ticket`, `doorbell`, `lane`
+//! and `queue`: header, slot words, mailboxes, directory entries.
+
+use crate::stats::COUNTERS;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// First word of every region: "corecast" in ASCII.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"corecast");
+/// Version of the layout and the protocol.
+pub(crate) const VERSION: u64 = 1;
+
+/// The first page. Written by the creator, then by the master.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct RegionHeader {
+    /// [`MAGIC`], stored last with Release.
+    pub magic: AtomicU64,
+    /// [`VERSION`].
+    pub version: AtomicU64,
+    /// [`crate::layout::Layout::hash`].
+    pub layout_hash: AtomicU64,
+    /// Keys of the name hash.
+    pub seed: [AtomicU64; 2],
+    /// The master, see [`MasterState`].
+    pub master: AtomicU64,
+    _pad: [u64; 10],
+    /// Counters of the router, see [`crate::Stats`]. Lines of their own.
+    pub counters: [AtomicU64; COUNTERS],
+}
+
+/// `RegionHeader::master`: the master's pid in the low half, its state in the high half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MasterState {
+    /// No master has started yet.
+    None,
+    /// A master with this pid runs.
+    Running(u32),
+    /// The master has stopped.
+    Gone,
+}
+
+impl MasterState {
+    pub fn load(word: &AtomicU64) -> Self {
+        // SYNC(master.state): pairs with the master's swaps; says only who runs.
+        let word = word.load(Ordering::Acquire);
+        match word >> 32 {
+            0 => Self::None,
+            1 => Self::Running(word as u32),
+            _ => Self::Gone,
+        }
+    }
+
+    pub fn pack(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Running(pid) => 1 << 32 | u64::from(pid),
+            Self::Gone => 2 << 32,
+        }
+    }
+}
+
+/// Who holds a slot. Changed by CAS: a core takes a free slot, the router frees it.
+///
+/// ```text
+///  63          40 39    32 31              0
+/// +--------------+--------+-----------------+
+/// | generation   | state  | pid             |
+/// +--------------+--------+-----------------+
+/// ```
+/// State and pid change in one CAS, so a process killed right after it has left enough for the
+/// slot to be reclaimed.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct SlotWord(AtomicU64);
+
+/// A value of a [`SlotWord`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holder(u64);
+
+const STATE_SHIFT: u32 = 32;
+const GENERATION_SHIFT: u32 = 40;
+const FREE: u64 = 0;
+const LIVE: u64 = 1;
+/// Held by a core whose lane was found damaged; freed when its process ends.
+const QUARANTINED: u64 = 2;
+
+impl Holder {
+    #[inline]
+    pub fn pid(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Counts the owners this slot has had, modulo 2^24.
+    #[inline]
+    pub fn generation(self) -> u32 {
+        (self.0 >> GENERATION_SHIFT) as u32
+    }
+
+    fn state(self) -> u64 {
+        self.0 >> STATE_SHIFT & 0xff
+    }
+
+    pub fn is_free(self) -> bool {
+        self.state() == FREE
+    }
+
+    /// Held by a core in good standing.
+    pub fn is_live(self) -> bool {
+        self.state() == LIVE
+    }
+
+    fn with(generation: u32, state: u64, pid: u32) -> Self {
+        let generation = u64::from(generation & 0xff_ffff);
+        Self(generation << GENERATION_SHIFT | state << STATE_SHIFT | u64::from(pid))
+    }
+
+    fn taken_by(self, pid: u32) -> Self {
+        Self::with(self.generation().wrapping_add(1), LIVE, pid)
+    }
+}
+
+impl SlotWord {
+    pub fn load(&self) -> Holder {
+        // SYNC(slot): pairs with the CASes below.
+        Holder(self.0.load(Ordering::Acquire))
+    }
+
+    /// Core: takes the slot if it is still as `seen` (free).
+    pub fn take(&self, seen: Holder, pid: u32) -> Result<Holder, Holder> {
+        let taken = seen.taken_by(pid);
+        // SYNC(slot): Acquire pairs with `free`: what the router reset is reset. Release pairs
+        // with the router's load after the doorbell.
+        self.cas(seen, taken).map(|()| taken)
+    }
+
+    /// Router: frees the slot of `seen`.
+    pub fn free(&self, seen: Holder) {
+        // SYNC(slot): Release publishes the reset of lane and queue to the next owner. A failed
+        // CAS means that a misbehaving worker changed the word: the router's own record decides.
+        let free = Holder::with(seen.generation(), FREE, 0);
+        if self.cas(seen, free).is_err() {
+            self.0.store(free.0, Ordering::Release);
+        }
+    }
+
+    /// Router: marks the holder as one whose lane is no longer read.
+    pub fn quarantine(&self, seen: Holder) -> Holder {
+        let marked = Holder::with(seen.generation(), QUARANTINED, seen.pid());
+        match self.cas(seen, marked) {
+            Ok(()) => marked,
+            Err(actual) => actual,
+        }
+    }
+
+    fn cas(&self, old: Holder, new: Holder) -> Result<(), Holder> {
+        self.0
+            .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ())
+            .map_err(Holder)
+    }
+}
+
+/// Joins and opens of one core that can be unanswered at a time.
+pub(crate) const ANSWERS: usize = 64;
+
+/// What the router tells one core besides messages. Written by the router only.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    /// The lane's head: bytes, monotonic. Everything below has been routed.
+    pub head: AtomicU64,
+    /// Channel and generation of the lane's context at `head`: what a successor needs to go on.
+    pub context: AtomicU64,
+    /// Futex: counts the times this core was woken from a wait.
+    pub event: AtomicU32,
+    _pad: [u32; 27],
+    /// Answers to joins and opens; ask number `n` is at `n % ANSWERS`.
+    pub answers: [Answer; ANSWERS],
+}
+
+/// One answer.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The ask number, from 1; stored last with Release.
+    ask: AtomicU64,
+    /// Channel index in the low half, generation in the high half; 0: no channel was free.
+    result: AtomicU64,
+}
+
+impl Answer {
+    /// Router: answers `ask`.
+    pub fn give(&self, ask: u64, channel: Option<crate::ChannelId>) {
+        let result = channel.map_or(0, |c| u64::from(c.generation) << 32 | u64::from(c.index));
+        // Relaxed: published by the store below.
+        self.result.store(result, Ordering::Relaxed);
+        // SYNC(answer): pairs with the Acquire in `get`; publishes the result and the directory.
+        self.ask.store(ask, Ordering::Release);
+    }
+
+    /// Core: the answer to `ask`, once it is there.
+    pub fn get(&self, ask: u64) -> Option<Option<crate::ChannelId>> {
+        // SYNC(answer): pairs with the Release in `give`.
+        if self.ask.load(Ordering::Acquire) != ask {
+            return None;
+        }
+        // Relaxed: ordered by the Acquire above; not overwritten before the ask is consumed.
+        let result = self.result.load(Ordering::Relaxed);
+        Some((result != 0).then_some(crate::ChannelId {
+            index: result as u32,
+            generation: (result >> 32) as u32,
+        }))
+    }
+
+    /// Router: forgets the answer, for the slot's next owner.
+    pub fn clear(&self) {
+        // Relaxed: published by the release of the slot word.
+        self.ask.store(0, Ordering::Relaxed);
+    }
+}
+
+/// 64-bit words of a name.
+pub(crate) const NAME_WORDS: usize = 32;
+
+/// One channel of the directory. Written by the router only.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Generation << 1 | in use. Even while the rest is being written.
+    pub state: AtomicU64,
+    /// Hash of the name.
+    pub hash: AtomicU64,
+    /// Bytes of the name, 1 to 255.
+    pub len: AtomicU64,
+    /// The name, zero padded. Atomics, because a core may read while the router rewrites it; such
+    /// a reader finds `state` changed and starts over.
+    pub name: [AtomicU64; NAME_WORDS],
+}
+
+const _: () = {
+    use std::mem::offset_of;
+    assert!(size_of::<RegionHeader>() <= crate::layout::PAGE);
+    assert!(offset_of!(RegionHeader, counters) == 128);
+    assert!(size_of::<SlotWord>() == 128 && align_of::<SlotWord>() == 128);
+    assert!(size_of::<Mailbox>() == 128 + 16 * ANSWERS);
+    assert!(offset_of!(Mailbox, head) == 0 && offset_of!(Mailbox, event) == 16);
+    assert!(offset_of!(Mailbox, answers) == 128);
+    assert!(size_of::<Entry>() == 320 && offset_of!(Entry, name) == 24);
+    assert!(size_of::<crate::queue::ControlWord>() == 128);
+    assert!(size_of::<crate::lane::LaneWord>() == 128);
+    assert!(size_of::<crate::ticket::Tickets>() == 128);
+    assert!(size_of::<crate::doorbell::Doorbell>() == 128 * 64);
+};

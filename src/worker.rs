@@ -1,0 +1,74 @@
+//! A worker: one process's right to the slots of its index.
+
+use std::sync::Arc;
+
+use crate::core::Core;
+use crate::error::AttachError;
+use crate::hub::Inner;
+use crate::shared::{MasterState, VERSION};
+
+/// A worker process's view of the hub; gives out its cores.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    inner: Arc<Inner>,
+    index: u32,
+}
+
+impl Worker {
+    pub(crate) fn new(inner: Arc<Inner>, index: u32) -> Result<Self, AttachError> {
+        let config = &inner.view.config;
+        let (workers, cores) = (config.workers, config.cores);
+        if index >= workers {
+            return Err(AttachError::WorkerOutOfRange {
+                worker: index,
+                workers,
+            });
+        }
+        let worker = Self { inner, index };
+        worker.check_version()?;
+        let first = (index * cores) as usize;
+        let extra = (workers * cores) as usize;
+        if worker.is_forked_child() {
+            let own = first..first + cores as usize;
+            let fds = &worker.inner.core_fds;
+            fds.close_except(|slot| own.contains(&slot) || slot >= extra);
+        }
+        worker.inner.mark.enter();
+        if worker.inner.core_fds.get(first).is_none() {
+            return Err(AttachError::Foreign { worker: index });
+        }
+        Ok(worker)
+    }
+
+    /// Which worker this is.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Attaches core number `core` of this worker. One thread, greenlet or loop uses it.
+    ///
+    /// # Errors
+    /// See [`AttachError`]. A slot whose last owner is dead is waited for: the master frees it.
+    pub fn core(&self, core: u32) -> Result<Core, AttachError> {
+        let slot = self.inner.slot_of(self.index, core)?;
+        Core::attach(Arc::clone(&self.inner), slot)
+    }
+
+    fn check_version(&self) -> Result<(), AttachError> {
+        self.inner
+            .view
+            .check_version()
+            .map_err(|found| AttachError::Version {
+                found,
+                expected: VERSION,
+            })
+    }
+
+    /// True in a process that neither made the hub nor runs its master: those need all
+    /// descriptors.
+    fn is_forked_child(&self) -> bool {
+        let pid = std::process::id();
+        let master = MasterState::load(&self.inner.view.header.master);
+        pid != self.inner.creator && master != MasterState::Running(pid)
+    }
+}

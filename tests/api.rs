@@ -1,0 +1,165 @@
+//! The API in one process: threads as cores, and a master driven by the test.
+
+use std::time::Duration;
+
+use corecast::{Hub, JoinError, LeaveError, NameError, RecvError, SendError};
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_message_reaches_every_subscriber_and_its_sender() {
+    let hub = Hub::builder().workers(3).create().expect("a hub");
+    let _master = hub.start().expect("a master");
+    let mut cores: Vec<_> = (0..3).map(|w| hub.attach(w, 0).expect("a core")).collect();
+    for core in &mut cores[..2] {
+        core.join("news").expect("joined");
+    }
+    cores[0].send("news", b"hello").expect("sent");
+    cores[2].send("news", b"").expect("sent");
+    for core in &mut cores[..2] {
+        let first = core.recv_timeout(SOON).expect("ok").expect("a message");
+        assert_eq!((first.name, first.body), (&b"news"[..], &b"hello"[..]));
+        assert_eq!((first.sender.worker, first.sender.core), (0, 0));
+        assert!(first.timestamp > 1_500_000_000_000_000_000);
+        let ticket = first.ticket;
+        let second = core.recv_timeout(SOON).expect("ok").expect("a message");
+        assert_eq!((second.body, second.sender.worker), (&b""[..], 2));
+        assert!(second.ticket > ticket);
+    }
+    assert_eq!(cores[2].recv(), Ok(None));
+    let stats = hub.stats();
+    assert_eq!((stats.messages, stats.deliveries, stats.cores), (2, 4, 3));
+}
+
+#[test]
+fn a_large_message_arrives_whole() {
+    let hub = Hub::builder().workers(2).create().expect("a hub");
+    let _master = hub.start().expect("a master");
+    let (mut a, mut b) = (hub.attach(0, 0).expect("a"), hub.attach(1, 0).expect("b"));
+    b.join("big").expect("joined");
+    let max = hub.config().max_message;
+    for len in [0, 1, 15, 1008, 1009, 1024, 65_536, max] {
+        let body: Vec<u8> = (0..len).map(|i| (i * 7 + len) as u8).collect();
+        a.send_timeout("big", &body, SOON).expect("sent");
+        let got = b.recv_timeout(SOON).expect("ok").expect("a message");
+        assert!(got.body == body, "{len} bytes");
+    }
+    let over = vec![0; max + 1];
+    assert_eq!(a.send("big", &over), Err(SendError::TooLarge { len: max + 1, max }));
+}
+
+#[test]
+fn a_host_can_drive_the_master_itself() {
+    let hub = Hub::builder().workers(1).create().expect("a hub");
+    let mut master = hub.master().expect("a master");
+    assert!(hub.master().is_err(), "only one at a time");
+    let mut core = hub.attach(0, 0).expect("a core");
+    let ticket = core.join_async("self").expect("asked");
+    assert_eq!(core.join_result(ticket), None);
+    assert_eq!(master.poll(Some(Duration::ZERO)), Ok(0));
+    assert!(core.join_result(ticket).expect("answered").is_ok());
+    core.send("self", b"1").expect("sent");
+    assert_eq!(master.poll(Some(SOON)), Ok(1));
+    assert_eq!(core.recv().expect("ok").expect("a message").body, b"1");
+    assert_eq!(core.recv(), Ok(None));
+    drop(master);
+    assert_eq!(core.send("self", b"2"), Err(SendError::MasterGone));
+    assert_eq!(core.recv(), Err(RecvError::MasterGone));
+    assert!(hub.master().is_ok(), "the next one may start");
+}
+
+#[test]
+fn what_was_left_is_no_longer_received() {
+    let hub = Hub::builder().workers(1).create().expect("a hub");
+    let mut master = hub.master().expect("a master");
+    let mut core = hub.attach(0, 0).expect("a core");
+    for name in ["a", "b"] {
+        core.join_async(name).expect("asked");
+    }
+    master.poll(Some(Duration::ZERO)).expect("polled");
+    for name in ["a", "b", "a"] {
+        core.send(name, name.as_bytes()).expect("sent");
+    }
+    master.poll(Some(Duration::ZERO)).expect("polled");
+    core.leave("a").expect("left");
+    assert_eq!(core.recv().expect("ok").expect("a message").body, b"b");
+    assert_eq!(core.recv(), Ok(None));
+    core.join_async("a").expect("asked");
+    core.send("a", b"again").expect("sent");
+    master.poll(Some(Duration::ZERO)).expect("polled");
+    assert_eq!(core.recv().expect("ok").expect("a message").body, b"again");
+    core.send("a", b"lost").expect("sent");
+    core.leave_all().expect("left");
+    assert_eq!(core.joined(), 0);
+    master.poll(Some(Duration::ZERO)).expect("polled");
+    assert_eq!(core.recv(), Ok(None));
+    assert_eq!(hub.stats().channels, 0);
+}
+
+#[test]
+fn a_handle_outlives_all_subscribers_until_closed() {
+    let hub = Hub::builder().workers(2).create().expect("a hub");
+    let _master = hub.start().expect("a master");
+    let (mut a, mut b) = (hub.attach(0, 0).expect("a"), hub.attach(1, 0).expect("b"));
+    let channel = a.channel("topic").expect("opened");
+    for round in 0..3u8 {
+        assert_eq!(b.join("topic").expect("joined"), channel.id());
+        a.send_to(channel, &[round]).expect("sent");
+        let got = b.recv_timeout(SOON).expect("ok").expect("a message");
+        assert_eq!(got.body, [round]);
+        b.leave("topic").expect("left");
+    }
+    a.close(channel).expect("closed");
+    assert_eq!(a.close(channel), Err(LeaveError::NotJoined));
+    b.join("other").expect("joined"); // a round trip through the router
+    a.join("other").expect("joined");
+    assert_eq!(a.send_to(channel, b"x"), Err(SendError::StaleChannel));
+}
+
+#[test]
+fn bad_names_and_limits_are_refused() {
+    let hub = Hub::builder().workers(1).channels(2).create().expect("a hub");
+    let _master = hub.start().expect("a master");
+    let mut core = hub.attach(0, 0).expect("a core");
+    assert_eq!(core.join(""), Err(JoinError::BadName(NameError::Empty)));
+    assert_eq!(core.send("a\0", b""), Err(SendError::BadName(NameError::Nul { at: 1 })));
+    assert_eq!(core.leave("never"), Err(LeaveError::NotJoined));
+    core.join("1").expect("joined");
+    core.join("2").expect("joined");
+    assert_eq!(core.join("3"), Err(JoinError::TooManyChannels { max: 2 }));
+    assert_eq!(core.joined(), 2);
+    core.leave("1").expect("left");
+    core.join("3").expect("room again");
+}
+
+#[test]
+fn a_slow_core_learns_what_it_lost_where_it_lost_it() {
+    let hub = Hub::builder().workers(1).queue_bytes(4096).create().expect("a hub");
+    let mut master = hub.master().expect("a master");
+    let mut core = hub.attach(0, 0).expect("a core");
+    core.join_async("c").expect("asked");
+    for i in 0..200u32 {
+        core.send("c", &i.to_le_bytes()).expect("sent");
+    }
+    master.poll(Some(Duration::ZERO)).expect("polled");
+    let mut taken = 0u32;
+    let lost = loop {
+        match core.recv() {
+            Ok(Some(m)) => {
+                assert_eq!(m.body, taken.to_le_bytes());
+                taken += 1;
+            }
+            Err(RecvError::Lagged(n)) => break n,
+            Ok(None) => {
+                master.poll(Some(Duration::ZERO)).expect("polled");
+            }
+            Err(e) => panic!("{e}"),
+        }
+    };
+    assert_eq!(u64::from(taken) + lost, 200);
+    assert!(taken > 50 && lost > 50, "{taken} taken, {lost} lost");
+    assert_eq!((core.lost(), hub.stats().lost), (lost, lost));
+    core.send("c", b"after").expect("sent");
+    master.poll(Some(Duration::ZERO)).expect("polled");
+    assert_eq!(core.recv().expect("ok").expect("a message").body, b"after");
+}
