@@ -83,21 +83,23 @@ impl LaneWord {
         Published(self.0.load(order("lane.read", Ordering::SeqCst)))
     }
 
-    /// Router: arms the lane if nothing beyond `seen` has been published and nobody waits.
+    /// Router: arms the lane if nothing beyond `seen` has been published and nobody waits; true
+    /// also when it is armed already, as the lane of an owner that has not published yet is.
     #[inline]
     #[must_use]
     pub fn arm(&self, seen: u64) -> bool {
         // SYNC(lane.arm): pairs with the swap in `publish`: one of the two sees the other. SeqCst
         // also orders it after our store of the head: a producer that then finds the lane full
         // and sets `waiting` re-reads the head after its RMW on this word.
-        self.0
-            .compare_exchange(
-                seen,
-                seen | ARMED,
-                order("lane.arm", Ordering::SeqCst),
-                Ordering::Relaxed, // Relaxed: the lane stays active and is read again
-            )
-            .is_ok()
+        let old = self.0.compare_exchange(
+            seen,
+            seen | ARMED,
+            order("lane.arm", Ordering::SeqCst),
+            // Relaxed: the lane stays active and is read again, or it is armed, and whoever
+            // publishes next finds that and rings.
+            Ordering::Relaxed,
+        );
+        old.is_ok() || old == Err(seen | ARMED)
     }
 
     /// Core: asks to be woken when the head moves or an answer is there.

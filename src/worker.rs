@@ -28,15 +28,16 @@ impl Worker {
         worker.check_version()?;
         let first = (index * cores) as usize;
         let extra = (workers * cores) as usize;
+        // Before closing anything: a worker that asks for another's slots keeps its own.
+        if worker.inner.core_fds.get(first).is_none() {
+            return Err(AttachError::Foreign { worker: index });
+        }
         if worker.is_forked_child() {
             let own = first..first + cores as usize;
             let fds = &worker.inner.core_fds;
             fds.close_except(|slot| own.contains(&slot) || slot >= extra);
         }
         worker.inner.mark.enter();
-        if worker.inner.core_fds.get(first).is_none() {
-            return Err(AttachError::Foreign { worker: index });
-        }
         Ok(worker)
     }
 
