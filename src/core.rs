@@ -98,6 +98,8 @@ pub struct Core {
     /// The slot and sender of the last message received.
     last_sender: (u32, Sender),
     lost: u64,
+    /// Lane position behind the last join or leave that may not have been routed yet; 0: none.
+    last_request: u64,
     name_cache: NameCache,
     memberships: Memberships,
     master: MasterWatch,

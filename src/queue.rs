@@ -22,7 +22,7 @@ mod writer;
 #[cfg(not(loom))]
 pub(crate) use reader::{QueueReader, Raw, Received};
 #[cfg(not(loom))]
-pub(crate) use writer::{Appended, OVERHEAD, QueueWriter};
+pub(crate) use writer::{OVERHEAD, QueueWriter};
 
 use crate::sync::{AtomicU64, Ordering, order};
 
@@ -110,7 +110,7 @@ pub(crate) enum Flip {
 }
 
 impl ControlWord {
-    #[cfg(any(test, loom))]
+    #[cfg(loom)]
     pub fn new() -> Self {
         Self(AtomicU64::new(Control::EMPTY.0))
     }

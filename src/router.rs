@@ -218,7 +218,7 @@ impl Router {
             active: SlotSet::new(),
             leaving: SlotSet::new(),
             merge: BinaryHeap::with_capacity(slots),
-            stage: Stage::new(),
+            stage: Stage::new(view.config.queue_bytes),
             dirty: SlotSet::new(),
             unpublished: 0,
             budget: 0,

@@ -84,6 +84,7 @@ impl Core {
             seen_ticket: view.tickets.peek(),
             last_sender: (slot as u32, me),
             lost: 0,
+            last_request: 0,
             name_cache: NameCache::new(),
             memberships: Memberships::default(),
             master: MasterWatch::default(),

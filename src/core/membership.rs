@@ -291,9 +291,14 @@ impl Core {
                 record::copy(name.as_ptr(), at, name.len());
             }
         }
-        self.publish();
-        self.memberships.ops += 1;
+        self.publish_request();
         Ok(self.memberships.ops)
+    }
+
+    fn publish_request(&mut self) {
+        self.publish();
+        self.last_request = self.lane.tail();
+        self.memberships.ops += 1;
     }
 
     /// Takes over the answers that have come.
@@ -327,8 +332,7 @@ impl Core {
                 Header::new(kind::LEAVE, 0, 0, name.len(), ticket).write(at);
                 record::copy(name.as_ptr(), at.add(HEADER), name.len());
             }
-            self.publish();
-            self.memberships.ops += 1;
+            self.publish_request();
             self.memberships.joined.remove(name);
         }
     }

@@ -7,6 +7,7 @@ use crate::directory::{ChannelId, check_name};
 use crate::error::SendError;
 use crate::record::{self, HEADER, Header, NAME_MAX, STAMP_BYTES, flags, kind, round_up, size_of_record};
 use crate::router::realtime_nanos;
+use crate::sync::Ordering;
 
 /// The last name resolved: most senders send to one channel many times in a row.
 pub(super) struct NameCache {
@@ -167,12 +168,34 @@ impl Core {
 
     #[inline]
     fn resolve<'a>(&mut self, name: &'a [u8]) -> Result<To<'a>, SendError> {
+        if self.last_request != 0 && !self.request_is_routed() {
+            return self.unresolved(name);
+        }
         if let Some(id) = self.name_cache.get(name) {
             if self.directory.is_current(id) {
                 return Ok(To::Id(id));
             }
         }
         self.look_up(name)
+    }
+
+    /// While a join or leave of this core is on its way, only the router knows which channel the
+    /// name will stand for when it comes to the message.
+    #[cold]
+    fn unresolved<'a>(&mut self, name: &'a [u8]) -> Result<To<'a>, SendError> {
+        check_name(name)?;
+        Ok(To::Name(name))
+    }
+
+    #[cold]
+    fn request_is_routed(&mut self) -> bool {
+        // SYNC(lane.head): pairs with the router's store; it has carried out what lies below, so
+        // the directory shows it.
+        let routed = self.mailbox.head.load(Ordering::Acquire) >= self.last_request;
+        if routed {
+            self.last_request = 0;
+        }
+        routed
     }
 
     fn look_up<'a>(&mut self, name: &'a [u8]) -> Result<To<'a>, SendError> {

@@ -159,14 +159,12 @@ impl QueueWriter {
     /// True when a message record of `size` bytes would be taken now without loss. Used by the
     /// blocking policy; if false, the core has been asked to ring when it flips.
     pub fn has_room(&mut self, size: usize) -> bool {
-        if self.full {
-            self.refresh();
-        }
         if !self.full && self.fits(size + self.overhead()) {
             return true;
         }
-        self.full = true;
-        false
+        self.refresh();
+        self.full = self.full || !self.fits(size + self.overhead());
+        !self.full
     }
 
     /// One operation of this core took effect here in its stream.
@@ -178,18 +176,17 @@ impl QueueWriter {
 
     /// Writes the SYNC record that is owed, if there is room.
     pub fn settle(&mut self) {
-        if self.full {
-            self.refresh();
-        }
         if !self.owes_sync || self.full {
             return;
         }
         let size = size_of_record(SyncPayload::BYTES);
         if !self.fits(size) {
-            self.full = true;
-            return;
+            self.refresh();
+            self.full = !self.fits(size);
         }
-        self.write_sync();
+        if !self.full {
+            self.write_sync();
+        }
     }
 
     /// True when the core's flip may let something go on here.
@@ -254,9 +251,11 @@ impl QueueWriter {
 
     /// Room for a message record of `size` bytes and what must precede it.
     fn make_room(&mut self, size: usize, overflow: Overflow) -> bool {
-        if self.full {
-            self.refresh();
+        self.settle();
+        if self.takes(size) {
+            return true;
         }
+        self.refresh();
         self.settle();
         if self.takes(size) {
             return true;

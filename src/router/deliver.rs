@@ -26,9 +26,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub fn new() -> Self {
+    /// A stage whose runs fit into an empty queue of `queue_bytes`.
+    pub fn new(queue_bytes: usize) -> Self {
+        let bytes = OP_BYTES.min(queue_bytes / 2);
         Self {
-            buffer: vec![0; OP_BYTES / size_of::<u128>()].into_boxed_slice(),
+            buffer: vec![0; bytes / size_of::<u128>()].into_boxed_slice(),
             len: 0,
             messages: 0,
             channel: 0,
@@ -41,13 +43,13 @@ impl Stage {
 
     #[inline]
     fn takes(&self, channel: u32, size: usize) -> bool {
-        self.len == 0 || (channel == self.channel && self.len + size <= OP_BYTES)
+        self.len == 0 || (channel == self.channel && self.len + size <= size_of_val(&*self.buffer))
     }
 
     /// Adds a message; the caller has asked `takes`.
     #[inline]
     fn push(&mut self, header: Header, payload: *const u8) {
-        debug_assert!(self.len + header.size() <= OP_BYTES);
+        debug_assert!(self.len + header.size() <= size_of_val(&*self.buffer));
         // SAFETY: `takes`: the record fits. `payload` has `header.len()` readable bytes, checked
         // by the lane's reader.
         unsafe {
