@@ -188,7 +188,10 @@ mod tests {
         let check = |edit: fn(&mut Config)| {
             let mut config = Config::default();
             edit(&mut config);
-            config.requirements().expect_err("must be refused").to_string()
+            config
+                .requirements()
+                .expect_err("must be refused")
+                .to_string()
         };
         assert!(check(|c| c.workers = 0).contains("workers is 0"));
         assert!(check(|c| c.workers = 5000).contains("at most 4032"));

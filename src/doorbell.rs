@@ -49,10 +49,9 @@ impl Doorbell {
         let leaf = slot / 64;
         // SYNC(doorbell.leaf): pairs with the swap in `take`; what the core published before is
         // visible to the router that takes the bit.
-        self.leaves[leaf].0.fetch_or(
-            1 << (slot % 64),
-            order("doorbell.leaf", Ordering::SeqCst),
-        );
+        self.leaves[leaf]
+            .0
+            .fetch_or(1 << (slot % 64), order("doorbell.leaf", Ordering::SeqCst));
         // SYNC(doorbell.summary): pairs with `take` and `try_sleep`. An RMW, so that either it
         // sees the sleeping bit or the router's CAS to sleep sees this bit and fails.
         let old = self
@@ -67,7 +66,11 @@ impl Doorbell {
     pub fn is_rung(&self) -> bool {
         // SYNC(doorbell.peek): pairs with the RMWs in `ring`. SeqCst: the router's sole-lane pass
         // reads a tail and then this word, and must not see the tail without earlier rings.
-        self.summary.0.load(order("doorbell.peek", Ordering::SeqCst)) & !ASLEEP != 0
+        self.summary
+            .0
+            .load(order("doorbell.peek", Ordering::SeqCst))
+            & !ASLEEP
+            != 0
     }
 
     /// Takes all bits and reports each leaf's word: `sink(leaf, bits)`.
@@ -121,7 +124,11 @@ mod tests {
     fn taken(bell: &Doorbell) -> Vec<usize> {
         let mut slots = Vec::new();
         bell.take(|leaf, bits| {
-            slots.extend((0..64).filter(|b| bits >> b & 1 == 1).map(|b| leaf * 64 + b));
+            slots.extend(
+                (0..64)
+                    .filter(|b| bits >> b & 1 == 1)
+                    .map(|b| leaf * 64 + b),
+            );
         });
         slots
     }

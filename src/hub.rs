@@ -99,7 +99,9 @@ impl Hub {
                 router_fd: notify::eventfd()?,
                 core_fds: CoreFds::create(slots)?,
                 router: Mutex::new(Some(router)),
-                hints: (0..workers.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+                hints: (0..workers.div_ceil(64))
+                    .map(|_| AtomicU64::new(0))
+                    .collect(),
             }),
         })
     }

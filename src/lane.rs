@@ -106,13 +106,17 @@ impl LaneWord {
     pub fn set_waiting(&self) {
         // SYNC(lane.waiting): pairs with `arm` and `take_waiting`; the caller re-checks its
         // condition after this RMW and before it sleeps.
-        self.0.fetch_or(WAITING, order("lane.waiting", Ordering::SeqCst));
+        self.0
+            .fetch_or(WAITING, order("lane.waiting", Ordering::SeqCst));
     }
 
     /// Router: clears the waiting bit before waking the core; true when it was set.
     pub fn take_waiting(&self) -> bool {
         // SYNC(lane.waiting): as above; ordered after the store of the head or the answer.
-        self.0.fetch_and(!WAITING, order("lane.take_waiting", Ordering::SeqCst)) & WAITING != 0
+        self.0
+            .fetch_and(!WAITING, order("lane.take_waiting", Ordering::SeqCst))
+            & WAITING
+            != 0
     }
 
     /// A new owner of the slot, or the router after reaping: where the lane stands.

@@ -191,18 +191,36 @@ mod tests {
         };
         let l = Layout::new(&config).expect("a valid configuration");
         let starts = [
-            l.mailboxes, l.table, l.entries, l.subscriptions, l.pins, l.buffers, l.tickets,
-            l.doorbell, l.slot_words, l.control_words, l.workers, l.total,
+            l.mailboxes,
+            l.table,
+            l.entries,
+            l.subscriptions,
+            l.pins,
+            l.buffers,
+            l.tickets,
+            l.doorbell,
+            l.slot_words,
+            l.control_words,
+            l.workers,
+            l.total,
         ];
         assert!(starts.is_sorted() && starts.iter().all(|s| s % PAGE == 0));
         assert!(l.lane_ring(l.slots - 1) + l.lane_capacity <= l.total);
-        assert_eq!(l.lane_ring(5), l.lane_word(5) + PAGE, "worker 1 starts on its own page");
+        assert_eq!(
+            l.lane_ring(5),
+            l.lane_word(5) + PAGE,
+            "worker 1 starts on its own page"
+        );
     }
 
     #[test]
     fn a_lane_holds_two_of_the_largest_records() {
         for max_message in [1, 100, 1 << 20, 3 << 20] {
-            let l = Layout::new(&Config { max_message, ..Config::default() }).expect("valid");
+            let l = Layout::new(&Config {
+                max_message,
+                ..Config::default()
+            })
+            .expect("valid");
             assert!(l.lane_capacity >= 2 * size_of_record(STAMP_BYTES + 256 + max_message));
             assert!(l.lane_window <= l.lane_capacity);
         }

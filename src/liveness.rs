@@ -120,7 +120,10 @@ impl Liveness {
             Err(_) => None,
         };
         if let Some(fd) = &pidfd {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, fd.as_raw_fd() as u64);
+            let event = EpollEvent::new(
+                EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+                fd.as_raw_fd() as u64,
+            );
             // Failing to add leaves the host's word and the next look as evidence.
             let _ = self.epoll.add(fd, event);
         }

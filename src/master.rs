@@ -37,7 +37,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 impl Master {
     pub(crate) fn new(hub: Arc<Inner>) -> Result<Self, MasterError> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(OsError::of("epoll_create1"))?;
+        let epoll =
+            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(OsError::of("epoll_create1"))?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::MAX);
         epoll
             .add(&hub.router_fd, event)
@@ -260,7 +261,9 @@ enum Events {
 }
 
 fn remaining(deadline: Option<Instant>) -> Duration {
-    deadline.map_or(LONGEST_SLEEP, |d| d.saturating_duration_since(Instant::now()))
+    deadline.map_or(LONGEST_SLEEP, |d| {
+        d.saturating_duration_since(Instant::now())
+    })
 }
 
 impl AsFd for Master {
@@ -284,7 +287,11 @@ impl Drop for Master {
             if self.router().owner_pid(slot).is_some() {
                 mailbox.event.fetch_add(1, Ordering::SeqCst); // SYNC(mailbox.event): as in notify
                 notify::futex_wake(&mailbox.event);
-                self.hub.core_fds.get(slot).into_iter().for_each(notify::ring);
+                self.hub
+                    .core_fds
+                    .get(slot)
+                    .into_iter()
+                    .for_each(notify::ring);
             }
         }
         if let Some(mut router) = self.hub.router.try_lock() {

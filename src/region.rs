@@ -54,7 +54,8 @@ impl Region {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let fd = memfd_create(c"corecast", flags).map_err(OsError::of("memfd_create"))?;
         let file = File::from(fd);
-        file.set_len(bytes as u64).map_err(OsError::io("ftruncate"))?;
+        file.set_len(bytes as u64)
+            .map_err(OsError::io("ftruncate"))?;
         if populate {
             fallocate(&file, FallocateFlags::empty(), 0, bytes as i64)
                 .map_err(OsError::of("fallocate"))?;

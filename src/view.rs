@@ -67,7 +67,9 @@ impl View {
         let header = self.header;
         // Relaxed: published by the magic.
         header.version.store(VERSION, Ordering::Relaxed);
-        header.layout_hash.store(self.layout.hash(), Ordering::Relaxed);
+        header
+            .layout_hash
+            .store(self.layout.hash(), Ordering::Relaxed);
         header.seed[0].store(seed.0, Ordering::Relaxed);
         header.seed[1].store(seed.1, Ordering::Relaxed);
         for slot in 0..self.layout.slots {

@@ -139,7 +139,12 @@ fn take_slot(hub: &Inner, slot: usize, pid: u32) -> Result<Holder, AttachError> 
 }
 
 /// One short wait for a held slot, or the reason why there is no point in waiting longer.
-fn wait_for_free(hub: &Inner, slot: usize, seen: Holder, start: Instant) -> Result<(), AttachError> {
+fn wait_for_free(
+    hub: &Inner,
+    slot: usize,
+    seen: Holder,
+    start: Instant,
+) -> Result<(), AttachError> {
     let me = hub.sender_of(slot);
     let busy = AttachError::Busy {
         worker: me.worker,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::{Channel, Core};
 use crate::directory::{ChannelId, check_name};
 use crate::error::SendError;
-use crate::record::{self, HEADER, Header, NAME_MAX, STAMP_BYTES, flags, kind, round_up, size_of_record};
+use crate::record::{
+    self, HEADER, Header, NAME_MAX, STAMP_BYTES, flags, kind, round_up, size_of_record,
+};
 use crate::router::realtime_nanos;
 use crate::sync::Ordering;
 
@@ -243,7 +245,9 @@ impl Core {
     fn put_header(&mut self, id: ChannelId, len: usize) -> Result<*mut u8, SendError> {
         let len = len + self.stamp_bytes();
         let context = if self.context == Some(id) { 0 } else { HEADER };
-        let Some(mut at) = self.lane.claim(context + size_of_record(len), &self.mailbox.head)
+        let Some(mut at) = self
+            .lane
+            .claim(context + size_of_record(len), &self.mailbox.head)
         else {
             return Err(self.full());
         };

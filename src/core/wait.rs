@@ -102,9 +102,15 @@ impl Core {
     }
 
     /// Waits until the lane has room for `size` bytes.
-    pub(super) fn wait_for_room(&mut self, size: usize, timeout: Duration) -> Result<(), SendError> {
+    pub(super) fn wait_for_room(
+        &mut self,
+        size: usize,
+        timeout: Duration,
+    ) -> Result<(), SendError> {
         self.wait_for(timeout, |core| {
-            core.lane.could_claim(size, &core.mailbox.get().head).then_some(())
+            core.lane
+                .could_claim(size, &core.mailbox.get().head)
+                .then_some(())
         })
         .map_err(SendError::from)
     }

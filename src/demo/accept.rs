@@ -25,7 +25,13 @@ const TROUBLE_PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener {
     socket: AsyncFd<StdListener>,
     address: SocketAddr,
+    manners: Manners,
+}
+
+/// When it is this worker's turn.
+struct Manners {
     crowded: watch::Receiver<bool>,
+    /// When it last took a connection.
     last: Option<Instant>,
 }
 
@@ -36,34 +42,51 @@ impl Listener {
         // SAFETY: the registration owns the socket, and nothing closes or replaces
         // its descriptor before the registration ends.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+        let last = None;
         Ok(Listener {
             socket,
             address,
-            crowded,
-            last: None,
-        })
-    }
-
-    fn pause(&self) -> Duration {
-        if *self.crowded.borrow() {
-            return CROWDED_PAUSE;
-        }
-        self.last.map_or(Duration::ZERO, |last| {
-            TURN_PAUSE.saturating_sub(last.elapsed())
+            manners: Manners { crowded, last },
         })
     }
 
     async fn try_accept(&mut self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let mut ready = self.socket.readable().await?;
-        tokio::time::sleep(self.pause()).await;
+        self.manners.wait_for_turn().await;
         let Ok(accepted) = ready.try_io(|socket| socket.get_ref().accept()) else {
+            // Somebody else was first.
             return Ok(None);
         };
         let (stream, peer) = accepted?;
+        self.manners.last = Some(Instant::now());
         stream.set_nonblocking(true)?;
         // Frames are small and each is awaited by somebody.
         stream.set_nodelay(true)?;
         Ok(Some((TcpStream::from_std(stream)?, peer)))
+    }
+}
+
+impl Manners {
+    async fn wait_for_turn(&mut self) {
+        let start = Instant::now();
+        loop {
+            let turn = self.turn(start);
+            if turn <= Instant::now() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(turn.into()) => {}
+                changed = self.crowded.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// When a connection that came at `start` may be taken, as things are now.
+    fn turn(&mut self, start: Instant) -> Instant {
+        if *self.crowded.borrow_and_update() {
+            return start + CROWDED_PAUSE;
+        }
+        self.last.map_or(start, |last| last + TURN_PAUSE)
     }
 }
 
@@ -74,10 +97,7 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             match self.try_accept().await {
-                Ok(Some(connection)) => {
-                    self.last = Some(Instant::now());
-                    return connection;
-                }
+                Ok(Some(connection)) => return connection,
                 Ok(None) => {}
                 Err(_) => tokio::time::sleep(TROUBLE_PAUSE).await,
             }

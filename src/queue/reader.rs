@@ -48,11 +48,7 @@ impl QueueReader {
     /// # Safety
     /// Both buffers are readable for `capacity` bytes, 16-byte aligned, outlive the reader, and
     /// this is the only reader of the queue.
-    pub unsafe fn new(
-        word: Shared<ControlWord>,
-        buffers: [*const u8; 2],
-        capacity: usize,
-    ) -> Self {
+    pub unsafe fn new(word: Shared<ControlWord>, buffers: [*const u8; 2], capacity: usize) -> Self {
         let front = word.load().index() ^ 1;
         Self {
             word,

@@ -2,9 +2,7 @@
 
 use super::{Control, ControlWord};
 use crate::config::Overflow;
-use crate::record::{
-    self, Header, SyncPayload, copy_records, kind, round_up, size_of_record,
-};
+use crate::record::{self, Header, SyncPayload, copy_records, kind, round_up, size_of_record};
 use crate::region::Shared;
 
 /// Bytes that may precede a message in an empty buffer: a SYNC and a STAMP record.
@@ -309,7 +307,11 @@ impl QueueWriter {
     }
 
     fn overhead(&self) -> usize {
-        if self.owes_sync { OVERHEAD } else { record::HEADER }
+        if self.owes_sync {
+            OVERHEAD
+        } else {
+            record::HEADER
+        }
     }
 
     fn write_stamp(&mut self, now: u64) {
