@@ -57,6 +57,8 @@ pub(crate) struct QueueWriter {
     pending: Content,
     /// Losses not yet told to the core.
     lost: u64,
+    /// Messages that were in the queue and have been dropped for newer ones, not yet reported.
+    discarded: u32,
     /// Operations of this core answered so far.
     pub ops_done: u64,
     /// A SYNC record must precede whatever is appended next.
@@ -89,6 +91,7 @@ impl QueueWriter {
             published: Content::default(),
             pending: Content::default(),
             lost: 0,
+            discarded: 0,
             ops_done: 0,
             owes_sync: false,
             wants_wake: false,
@@ -151,7 +154,10 @@ impl QueueWriter {
             record::copy(payload, at.add(record::HEADER), header.len());
         }
         self.took(header.size(), 1);
-        Appended { taken: 1, lost: 0 }
+        Appended {
+            taken: 1,
+            lost: std::mem::take(&mut self.discarded),
+        }
     }
 
     /// True when a message record of `size` bytes would be taken now without loss. Used by the
@@ -285,6 +291,7 @@ impl QueueWriter {
                 }
             }
         }
+        self.discarded += self.published.messages + self.pending.messages;
         self.lost += self.published.all_lost() + self.pending.all_lost();
         self.owes_sync = true;
         self.wants_wake = true;
@@ -296,7 +303,8 @@ impl QueueWriter {
         self.lost += u64::from(n);
         self.owes_sync = true;
         self.wants_wake = true;
-        Appended { taken: 0, lost: n }
+        let lost = n + std::mem::take(&mut self.discarded);
+        Appended { taken: 0, lost }
     }
 
     fn fits(&self, bytes: usize) -> bool {
