@@ -16,6 +16,7 @@ use crate::notify::{self, CoreFds};
 use crate::process::ProcessMark;
 use crate::region::{OsError, address_space, available_fds, available_memory};
 use crate::router::{Router, realtime_nanos};
+use crate::shared::MasterState;
 use crate::stats::Stats;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::View;
@@ -188,7 +189,9 @@ impl Hub {
         if worker >= workers {
             return Err(AttachError::WorkerOutOfRange { worker, workers });
         }
-        if self.inner.mark.current() == 0 {
+        let here = self.inner.mark.current();
+        let master = MasterState::load(&self.inner.view.header.master);
+        if here != self.inner.creator && master != MasterState::Running(here) {
             return Err(AttachError::WrongProcess);
         }
         // SYNC(hints): pairs with the master's swap; carries no data.

@@ -349,7 +349,8 @@ impl MasterThread {
             return Ok(());
         };
         if self.hub.mark.current() != self.pid {
-            return Err(MasterError::WrongProcess); // a forked child has no such thread
+            std::mem::forget(thread); // a forked child has no such thread
+            return Err(MasterError::WrongProcess);
         }
         // SYNC(master.stop): pairs with the thread's load.
         self.stop.store(true, Ordering::Release);

@@ -17,8 +17,8 @@ use crate::record::{HEADER, Header, kind};
 use crate::shared::{Holder, MasterState, VERSION};
 use crate::ticket::LastTicket;
 
-/// How long a slot whose holder seems alive is waited for: the holder may just be detaching, or
-/// dead with its pid already reused.
+/// How long a slot whose holder seems alive is waited for (the holder may just be detaching, or
+/// dead with its pid already reused), and how long a dropped core waits for room to detach.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Core {
@@ -97,12 +97,12 @@ impl Core {
     /// # Errors
     /// The lane is full and the master does not empty it, or this is the wrong process.
     pub fn detach(mut self) -> Result<(), SendError> {
-        self.end()
+        self.end(self.hub.view.config.answer_timeout)
     }
 
-    fn end(&mut self) -> Result<(), SendError> {
+    fn end(&mut self, timeout: Duration) -> Result<(), SendError> {
         self.check()?;
-        let claimed = self.claim_waiting(HEADER, self.hub.view.config.answer_timeout);
+        let claimed = self.claim_waiting(HEADER, timeout);
         self.detached = true;
         let at = claimed?;
         let ticket = self.ticket();
@@ -117,7 +117,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         if self.check() != Err(Unusable::WrongProcess) && !self.detached {
             // Without a master to tell, the slot is freed when this process ends.
-            let _ = self.end();
+            let _ = self.end(PATIENCE);
         }
     }
 }

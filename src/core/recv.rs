@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::wait::LOOK;
 use super::{Core, Message, ring};
 use crate::directory::ChannelId;
 use crate::error::RecvError;
@@ -44,7 +45,9 @@ impl Core {
             if next.is_some() || left.is_zero() {
                 break;
             }
-            notify::wait_readable(self.as_fd(), left);
+            if !notify::wait_readable(self.as_fd(), left.min(LOOK)) && !self.master_is_alive() {
+                return Err(RecvError::MasterGone);
+            }
         }
         Ok(next.map(|raw| self.message(raw)))
     }

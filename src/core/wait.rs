@@ -17,7 +17,7 @@ use crate::shared::MasterState;
 use crate::sync::Ordering;
 
 /// How often a waiting core makes sure that the master still lives.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Why a wait ended without what was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
