@@ -92,3 +92,8 @@ mod api {
 }
 #[cfg(not(loom))]
 pub use api::*;
+
+/// Compiles and runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
