@@ -5,6 +5,7 @@
 //! waits for those lines, for a signal, for a member that dies without a word, and for the round's
 //! time limit, whichever is first; dropping the crew kills whoever is left.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -180,17 +181,19 @@ impl Crew<'_> {
                 });
                 Ok(())
             }
-            ForkResult::Child => self.live(member, work),
+            ForkResult::Child => self.live(member, &name, work),
         }
     }
 
     /// The child's whole life; it never returns into the parent's code.
-    fn live<F>(&mut self, member: usize, work: F) -> !
+    fn live<F>(&mut self, member: usize, name: &str, work: F) -> !
     where
         F: FnOnce(&mut Gate) -> Result<Report, String>,
     {
         // The siblings are the parent's to kill, not this child's.
         self.members.clear();
+        // For ps and perf; a name they cannot show is no failure.
+        let _ = CString::new(name).map(|name| nix::sys::prctl::set_name(&name));
         let code = catch_unwind(AssertUnwindSafe(|| self.serve(member, work))).unwrap_or(2);
         // SAFETY: _exit runs no handlers of the parent's, which a forked child must not run.
         unsafe { libc::_exit(code) }

@@ -119,62 +119,87 @@ impl Entry {
 }
 
 /// Heading of the table that [`lines`] fills.
+///
+/// `calls` are system calls that move, wait or wake; `sleeps` voluntary context switches of all
+/// processes; `CPUs` how many processors they kept busy: less than the machine has means waiting,
+/// or another load beside this one.
 pub fn heading() -> String {
-    format!(
-        "{:<13}{:<14}{:>26}{:>26}{:>8}{:>9}{:>9}{:>9}{:>9}",
-        "", "", "published/s", "deliveries/s", "ratio", "wakes", "calls", "sleeps", "CPU ns"
-    ) + &format!(
-        "\n{:<13}{:<14}{:>26}{:>26}{:>8}{:>9}{:>9}{:>9}{:>9}",
-        "cell",
-        "way",
-        "min / median / max",
-        "min / median / max",
+    let spread = "min / median / max";
+    let above = [
         "",
-        "/msg",
-        "/msg",
-        "/msg",
-        "/deliv."
-    )
+        "",
+        "published/s",
+        "deliveries/s",
+        "",
+        "wakes",
+        "calls",
+        "sleeps",
+        "",
+        "ns CPU",
+    ];
+    let below = [
+        "cell", "way", spread, spread, "ratio", "/msg", "/msg", "/msg", "CPUs", "/deliv.",
+    ];
+    format!("{}\n{}", columns(&above), columns(&below))
 }
 
 /// The rows of one cell, one line each.
 pub fn lines(entry: &Entry) -> String {
     let mut out = String::new();
-    for (index, row) in entry.rows.iter().enumerate() {
-        let cell = if index == 0 {
-            entry.cell.to_string()
-        } else {
-            String::new()
-        };
-        let _ = writeln!(out, "{}", line(&cell, row));
+    let mut cell = entry.cell.to_string();
+    for row in &entry.rows {
+        let _ = writeln!(out, "{}", line(&std::mem::take(&mut cell), row));
     }
     if let Some(failure) = &entry.failure {
-        let _ = writeln!(out, "{:<13}FAILED: {failure}", entry.cell.to_string());
+        let _ = writeln!(out, "{cell:<13}FAILED: {failure}");
     }
     out
 }
 
 fn line(cell: &str, row: &Row) -> String {
-    let ratio = row
-        .ratio
-        .map_or(String::new(), |ratio| format!("{ratio:.2} x"));
-    let wakes = |round: &Round| round.per_message(round.wakes.unwrap_or(0) as f64);
-    let wakes = if row.rounds[0].wakes.is_some() {
-        small(row.median(wakes))
-    } else {
-        "-".to_owned()
-    };
-    format!(
-        "{:<13}{:<14}{:>26}{:>26}{:>8}{:>9}{:>9}{:>9}{:>9.1}",
-        cell,
-        row.way,
+    let wakes = row.rounds[0]
+        .wakes
+        .map(|_| small(row.median(|round| round.per_message(round.wakes.unwrap_or(0) as f64))));
+    let texts = [
         spread(row.published),
         spread(row.deliveries),
-        ratio,
-        wakes,
+        row.ratio
+            .map_or(String::new(), |ratio| format!("{ratio:.2} x")),
+        wakes.unwrap_or("-".to_owned()),
         small(row.median(|round| round.per_message(round.calls as f64))),
         small(row.median(|round| round.per_message(round.sleeps as f64))),
-        row.median(|round| round.cpu_seconds * 1e9 / round.deliveries as f64),
+        format!(
+            "{:.2}",
+            row.median(|round| round.cpu_seconds / round.seconds)
+        ),
+        format!(
+            "{:.1}",
+            row.median(|round| round.cpu_seconds * 1e9 / round.deliveries as f64)
+        ),
+    ];
+    let texts = texts.each_ref().map(String::as_str);
+    let [published, deliveries, ratio, wakes, calls, sleeps, cpus, ns] = texts;
+    columns(&[
+        cell, &row.way, published, deliveries, ratio, wakes, calls, sleeps, cpus, ns,
+    ])
+}
+
+fn columns(texts: &[&str; 10]) -> String {
+    let [
+        cell,
+        way,
+        published,
+        deliveries,
+        ratio,
+        wakes,
+        calls,
+        sleeps,
+        cpus,
+        ns,
+    ] = texts;
+    format!(
+        "{cell:<13}{way:<14}{published:>24}{deliveries:>24}{ratio:>9}{wakes:>8}{calls:>8}\
+         {sleeps:>8}{cpus:>7}{ns:>9}"
     )
 }
 

@@ -81,6 +81,7 @@ impl fmt::Display for Plan {
 /// Runs one round; a failure leaves no process behind.
 pub fn run(way: Way, cell: Cell, plan: &Plan, signals: &Signals) -> Result<Round, Failure> {
     let before = Used::now()?;
+    let _alarm = Alarm::set(plan.limit + Duration::from_secs(5));
     let mut crew = Crew::new(signals, plan.limit)?;
     let (times, stats) = match way {
         Way::Relay => {
@@ -91,6 +92,37 @@ pub fn run(way: Way, cell: Cell, plan: &Plan, signals: &Signals) -> Result<Round
         Way::Many => through_hub(crew, cell, plan.batch, plan)?,
     };
     figure(cell, times, stats, Used::now()?.since(&before))
+}
+
+/// Ends the whole program when even the end of a round hangs: a master that cannot be stopped
+/// would otherwise hold it for ever. The members die with their parent.
+struct Alarm;
+
+impl Alarm {
+    fn set(after: Duration) -> Alarm {
+        // SAFETY: `overdue` has the signature of a handler and calls only what one may call.
+        unsafe {
+            libc::signal(libc::SIGALRM, overdue as *const () as libc::sighandler_t);
+            libc::alarm(after.as_secs().max(1) as libc::c_uint);
+        }
+        Alarm
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // SAFETY: cancels the alarm; nothing else here uses one.
+        unsafe { libc::alarm(0) };
+    }
+}
+
+extern "C" fn overdue(_signal: libc::c_int) {
+    const TEXT: &[u8] = b"prefork: the round is over its limit, but the master does not stop\n";
+    // SAFETY: write and _exit may be called in a signal handler.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len());
+        libc::_exit(1);
+    }
 }
 
 type Times = (u64, Vec<Report>);
