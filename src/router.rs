@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use crate::config::{Order, Timestamps};
 use crate::directory::{ChannelId, DirectoryWriter};
-use crate::doorbell::{LEAVES, MAX_SLOTS};
+use crate::doorbell::LEAVES;
 use crate::lane::{LaneReader, LaneRecord, LaneWord, Violation};
 use crate::queue::QueueWriter;
 use crate::record::{full_ticket, kind};
@@ -52,6 +52,8 @@ const IDLE_PASSES: u8 = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct SlotSet {
     words: [u64; LEAVES],
+    /// Bit `i`: word `i` is not zero.
+    summary: u64,
     len: usize,
 }
 
@@ -59,45 +61,47 @@ impl SlotSet {
     const fn new() -> Self {
         Self {
             words: [0; LEAVES],
+            summary: 0,
             len: 0,
         }
     }
 
     #[inline]
-    fn insert(&mut self, slot: usize) -> bool {
-        let bit = 1 << (slot % 64);
-        let new = self.words[slot / 64] & bit == 0;
-        self.words[slot / 64] |= bit;
-        self.len += usize::from(new);
-        new
+    fn insert(&mut self, slot: usize) {
+        let (word, bit) = (slot / 64, 1 << (slot % 64));
+        self.len += usize::from(self.words[word] & bit == 0);
+        self.words[word] |= bit;
+        self.summary |= 1 << word;
     }
 
     #[inline]
-    fn remove(&mut self, slot: usize) -> bool {
-        let bit = 1 << (slot % 64);
-        let had = self.words[slot / 64] & bit != 0;
-        self.words[slot / 64] &= !bit;
-        self.len -= usize::from(had);
-        had
+    fn remove(&mut self, slot: usize) {
+        let (word, bit) = (slot / 64, 1 << (slot % 64));
+        self.len -= usize::from(self.words[word] & bit != 0);
+        self.words[word] &= !bit;
+        if self.words[word] == 0 {
+            self.summary &= !(1 << word);
+        }
     }
 
     /// The lowest slot at or above `from`.
     #[inline]
     fn next(&self, from: usize) -> Option<usize> {
-        if self.len == 0 || from >= MAX_SLOTS {
+        let word = from / 64;
+        let rest = self.words.get(word)? & (!0 << (from % 64));
+        if rest != 0 {
+            return Some(word * 64 + rest.trailing_zeros() as usize);
+        }
+        let later = self.summary & (!1 << word);
+        if later == 0 {
             return None;
         }
-        let mut word = from / 64;
-        let mut bits = self.words[word] & (!0 << (from % 64));
-        while bits == 0 {
-            word += 1;
-            bits = *self.words.get(word)?;
-        }
-        Some(word * 64 + bits.trailing_zeros() as usize)
+        let word = later.trailing_zeros() as usize;
+        Some(word * 64 + self.words[word].trailing_zeros() as usize)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.summary == 0
     }
 
     /// Calls `each` with every slot and empties the set.
@@ -610,5 +614,36 @@ impl Router {
             self.now = (self.clock)();
         }
         self.now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doorbell::MAX_SLOTS;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn a_slot_set_walks_what_was_put_in(
+            ops in proptest::collection::vec((0..MAX_SLOTS, any::<bool>()), 0..200),
+        ) {
+            let (mut set, mut model) = (SlotSet::new(), BTreeSet::new());
+            for (slot, add) in ops {
+                if add {
+                    set.insert(slot);
+                    model.insert(slot);
+                } else {
+                    set.remove(slot);
+                    model.remove(&slot);
+                }
+            }
+            prop_assert_eq!(set.len, model.len());
+            let mut walked = Vec::new();
+            set.drain(|slot| walked.push(slot));
+            prop_assert_eq!(walked, model.into_iter().collect::<Vec<_>>());
+            prop_assert!(set.is_empty() && set.len == 0);
+        }
     }
 }

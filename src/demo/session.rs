@@ -9,7 +9,7 @@ use super::visitors::{Outlet, SessionId};
 use super::wire::Request;
 
 /// Frames that may wait for a page before it counts as lost.
-const OUTLET_FRAMES: usize = 256;
+const OUTLET_FRAMES: usize = 512;
 /// How long one frame may take to get into the socket.
 const SEND_TIME: Duration = Duration::from_secs(10);
 

@@ -23,8 +23,9 @@ use super::http::{self, Context};
 use super::session::Command;
 use super::wire::{Counters, PRESENCE, Seat, inbox, room_channel};
 
-/// Messages taken before pages and timers get their turn.
-const BATCH: usize = 512;
+/// Messages taken before pages and timers get their turn. Less than a page's
+/// outlet holds, so that a burst of lines does not make pages look slow.
+const BATCH: usize = 64;
 /// How often pages are shown the counters.
 const TICK: Duration = Duration::from_millis(500);
 /// How long a slot may still be held by a worker whose death is being noticed.

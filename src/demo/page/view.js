@@ -114,11 +114,11 @@ export function counters(now, before, seconds) {
 
 /** Runs `change`, and keeps the newest line in view if it was. */
 function following(change) {
-  const list = $("lines");
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+  const [log, list] = [$("log"), $("lines")];
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   change(list);
   while (list.childElementCount > LINES_SHOWN) list.firstElementChild.remove();
-  if (atEnd) list.scrollTop = list.scrollHeight;
+  if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
 export function emptyLines(room) {
