@@ -43,7 +43,7 @@ pub enum ChannelE {
     NameNul = -22,
     /// The core has not joined that channel.
     NotJoined = -23,
-    /// The channel id was closed, and its number may be another channel's now.
+    /// No channel has that id: nobody has it open or joined any more.
     StaleChannel = -24,
     /// As many channels are in use as the hub was configured for.
     TooManyChannels = -25,

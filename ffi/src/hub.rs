@@ -12,6 +12,7 @@ use std::mem::{self, ManuallyDrop};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use corecast::{Hub, Master, MasterThread};
 
@@ -58,7 +59,10 @@ impl Role {
     /// The role as it is in this process, taken for the host if nobody has it.
     fn host(&mut self, hub: &Hub) -> Result<&mut Master, Failure> {
         if matches!(self.master, Holder::Nobody) {
-            self.set(Holder::Host(hub.master()?));
+            let mut master = hub.master()?;
+            // The descriptor tells of work from the end of the first poll on.
+            master.poll(Some(Duration::ZERO))?;
+            self.set(Holder::Host(master));
         }
         match &mut self.master {
             Holder::Host(master) => Ok(master),

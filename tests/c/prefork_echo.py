@@ -86,6 +86,7 @@ def drive(server):
 def main():
     """Starts the server, drives it, and ends it whatever happens."""
     server = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
+    print("started", server.pid, flush=True)
     try:
         drive(server)
     finally:
