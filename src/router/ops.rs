@@ -2,7 +2,7 @@
 //! with its messages. Only the router sets and clears subscription bits.
 
 use super::deliver::copy_name;
-use super::{Flow, Router};
+use super::{Flow, Router, Standing};
 use crate::directory::{ChannelId, check_name};
 use crate::lane::{LaneRecord, Violation};
 use crate::record::{NAME_MAX, flags, kind};
@@ -11,6 +11,11 @@ use crate::shared::ANSWERS;
 impl Router {
     /// Carries out one operation of the core in `slot`.
     pub(super) fn operation(&mut self, slot: usize, record: LaneRecord) -> Result<Flow, Violation> {
+        if self.lanes[slot].standing == Standing::Leaving {
+            // All of its memberships have ended. A join that was on its way must not bring one
+            // back: nobody would ever take from its queue, and a hub that blocks would stop.
+            return Ok(Flow::Done);
+        }
         if self.flush() == Flow::Blocked {
             return Ok(Flow::Blocked);
         }

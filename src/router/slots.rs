@@ -1,8 +1,9 @@
 //! Slots: noticing new owners, and cleaning up after those that detach, die or do damage.
 //!
 //! Cleaning up is a list of steps, each of which may be done twice:
-//! 1. its subscriptions and open handles end (again at 3: its lane may hold a last join);
-//! 2. what it published is delivered, in ticket order with everybody else's;
+//! 1. its subscriptions and open handles end;
+//! 2. the messages it published are delivered, in ticket order with everybody else's; joins and
+//!    the like that are still in its lane no longer count;
 //! 3. lane, queue and mailbox are reset, then the slot word is freed.
 
 use super::{Router, Standing};
