@@ -19,8 +19,10 @@ use crate::lane::{LaneWord, LaneWriter};
 use crate::queue::QueueReader;
 use crate::region::Shared;
 use crate::shared::{Holder, Mailbox, MasterState, RegionHeader};
+use crate::sync::{AtomicU32, Ordering};
 use crate::ticket::{LastTicket, Tickets};
 use membership::Memberships;
+use recv::Origin;
 use send::NameCache;
 use wait::MasterWatch;
 
@@ -76,6 +78,9 @@ pub struct Core {
     slot: usize,
     holder: Holder,
     pid: u32,
+    /// The pid again, while attached: what `process` must read for a call to go on at once.
+    usable_in: u32,
+    process: Shared<AtomicU32>,
     fd: RawFd,
     me: Sender,
     detached: bool,
@@ -95,8 +100,8 @@ pub struct Core {
     queue: QueueReader,
     /// The last full ticket received: completes the 48 bits of the next.
     seen_ticket: u64,
-    /// The slot and sender of the last message received.
-    last_sender: (u32, Sender),
+    /// Where the last message received came from.
+    origin: Origin,
     lost: u64,
     /// Lane position behind the last join or leave that may not have been routed yet; 0: none.
     last_request: u64,
@@ -159,6 +164,15 @@ impl Core {
 
     #[inline]
     fn check(&self) -> Result<(), Unusable> {
+        // Relaxed: see `ProcessMark::current`.
+        if self.process.load(Ordering::Relaxed) == self.usable_in {
+            return Ok(());
+        }
+        self.check_slowly()
+    }
+
+    #[cold]
+    fn check_slowly(&self) -> Result<(), Unusable> {
         if self.hub.mark.current() != self.pid {
             return Err(Unusable::WrongProcess);
         }

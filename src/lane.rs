@@ -304,7 +304,16 @@ impl LaneReader {
         Ok(None)
     }
 
-    /// Steps over a record of `size` bytes that `peek` returned.
+    /// The bytes from the head to the end of the snapshot or of the ring: (start, length). The
+    /// length is zero or at least a header.
+    #[inline]
+    pub fn span(&self) -> (*const u8, usize) {
+        let offset = self.head as usize & (self.capacity - 1);
+        let len = ((self.end - self.head) as usize).min(self.capacity - offset);
+        (self.ring.wrapping_add(offset), len)
+    }
+
+    /// Steps over a record of `size` bytes that `peek` returned, or over records in `span`.
     #[inline]
     pub fn advance(&mut self, size: usize) {
         debug_assert!(size as u64 <= self.end - self.head);

@@ -6,7 +6,7 @@
 
 use std::ptr::NonNull;
 
-use crate::region::OsError;
+use crate::region::{OsError, Shared};
 use crate::sync::{AtomicU32, Ordering};
 
 /// The page. Where the kernel does not know `MADV_WIPEONFORK`, every look asks for the pid.
@@ -43,9 +43,19 @@ impl ProcessMark {
     /// Marks the page as this process's, and returns its pid.
     pub fn enter(&self) -> u32 {
         let pid = std::process::id();
-        // Relaxed: all threads of a process store the same value.
-        self.word().store(pid, Ordering::Relaxed);
+        // Relaxed: all threads of a process store the same value. Without wiping the word stays
+        // 0, so that nobody trusts it.
+        let seen = if self.wiped { pid } else { 0 };
+        self.word().store(seen, Ordering::Relaxed);
         pid
+    }
+
+    /// The word that [`Self::current`] looks at, for hot paths to look at themselves: while it
+    /// reads as their pid, this is their process. Else they must ask `current`.
+    pub fn word_ptr(&self) -> Shared<AtomicU32> {
+        // SAFETY: an atomic in a mapping that lives as long as `self`; holders of the result
+        // keep the hub that owns this mark.
+        unsafe { Shared::from_ptr(self.page) }
     }
 
     /// The pid of this process, or 0 in a fresh child of a fork.

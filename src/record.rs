@@ -136,6 +136,12 @@ impl Header {
         (self.w0 >> SLOT_SHIFT) as u32
     }
 
+    /// Slot and channel together.
+    #[inline]
+    pub fn origin(self) -> u32 {
+        (self.w0 >> 32) as u32
+    }
+
     /// Low 48 bits of the ticket.
     #[inline]
     pub fn ticket(self) -> u64 {

@@ -110,6 +110,14 @@ impl<T> Shared<T> {
         Self(unsafe { self.0.add(index) })
     }
 
+    /// A reference to an atomic that is mapped elsewhere.
+    ///
+    /// # Safety
+    /// It stays mapped as long as the result is used, and `T` is all atomics.
+    pub unsafe fn from_ptr(at: NonNull<T>) -> Self {
+        Self(at)
+    }
+
     /// A test's stand-in for words of a region.
     #[cfg(test)]
     pub fn of(value: &'static T) -> Self {

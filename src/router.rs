@@ -38,7 +38,7 @@ use crate::stats::Stats;
 use crate::subscriptions::Subscriptions;
 use crate::sync::Ordering;
 use crate::view::View;
-use deliver::Stage;
+use deliver::{Small, Stage};
 
 /// Bytes of records appended before the queues are published: more falls out of the L2 cache at
 /// high fan-out, less pays a compare-and-swap too often.
@@ -189,6 +189,8 @@ pub(crate) struct Router {
     /// Lanes with records below the cut, smallest ticket first.
     merge: BinaryHeap<Reverse<(u64, u32)>>,
     stage: Stage,
+    /// What may be staged in a run.
+    small: Small,
     /// Queues with unpublished changes.
     dirty: SlotSet,
     /// Bytes appended since the queues were last published.
@@ -223,6 +225,7 @@ impl Router {
             leaving: SlotSet::new(),
             merge: BinaryHeap::with_capacity(slots),
             stage: Stage::new(view.config.queue_bytes),
+            small: Small::new(&view.config),
             dirty: SlotSet::new(),
             unpublished: 0,
             budget: 0,
@@ -431,6 +434,7 @@ impl Router {
     /// the cut, are below `limit`.
     fn drain(&mut self, slot: usize, limit: Option<(u64, u64)>) -> Flow {
         loop {
+            self.run(slot, limit);
             let record = match self.next_ticketed(slot) {
                 Ok(Some(record)) => record,
                 Ok(None) => return Flow::Done,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::membership::Memberships;
+use super::recv::Origin;
 use super::send::NameCache;
 use super::wait::MasterWatch;
 use super::{Core, Sender, Unusable, ring};
@@ -66,6 +67,8 @@ impl Core {
             slot,
             holder,
             pid,
+            usable_in: pid,
+            process: hub.mark.word_ptr(),
             fd,
             me,
             detached: false,
@@ -82,7 +85,7 @@ impl Core {
             ordered: config.order == Order::Total,
             queue,
             seen_ticket: view.tickets.peek(),
-            last_sender: (slot as u32, me),
+            origin: Origin::unknown(),
             lost: 0,
             last_request: 0,
             name_cache: NameCache::new(),
@@ -104,6 +107,7 @@ impl Core {
         self.check()?;
         let claimed = self.claim_waiting(HEADER, timeout);
         self.detached = true;
+        self.usable_in = u32::MAX; // no pid: every check looks closer
         let at = claimed?;
         let ticket = self.ticket();
         // SAFETY: claimed, 16 bytes.

@@ -297,6 +297,7 @@ impl Core {
 
     fn publish_request(&mut self) {
         self.publish();
+        self.forget_origin();
         self.last_request = self.lane.tail();
         self.memberships.ops += 1;
     }

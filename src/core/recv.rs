@@ -4,12 +4,34 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::wait::LOOK;
-use super::{Core, Message, ring};
+use super::{Core, Message, Sender, ring};
 use crate::directory::ChannelId;
 use crate::error::RecvError;
 use crate::notify;
 use crate::queue::{Raw, Received};
-use crate::record::full_ticket;
+use crate::record::{Header, full_ticket};
+
+/// Channel and sender of a message, resolved: most messages come from where the last came from.
+pub(super) struct Origin {
+    /// [`Header::origin`] that the rest belongs to.
+    key: u32,
+    channel: ChannelId,
+    name: *const u8,
+    name_len: usize,
+    sender: Sender,
+}
+
+impl Origin {
+    pub fn unknown() -> Self {
+        Self {
+            key: u32::MAX, // slot 4,095 does not exist
+            channel: ChannelId::default(),
+            name: std::ptr::NonNull::dangling().as_ptr(),
+            name_len: 0,
+            sender: Sender::default(),
+        }
+    }
+}
 
 impl Core {
     /// The next message, in place. None: there is nothing, *and* the notification is armed: the
@@ -77,32 +99,48 @@ impl Core {
     #[inline]
     fn message(&mut self, raw: Raw) -> Message<'_> {
         let header = raw.header;
-        let index = header.channel();
-        let (name, len) = self.directory.name_ptr(index);
+        if header.origin() != self.origin.key {
+            self.look_up_origin(header);
+        }
         let ticket = full_ticket(header.ticket(), self.seen_ticket);
         self.seen_ticket = ticket;
-        if header.slot() != self.last_sender.0 {
-            self.last_sender = (header.slot(), self.hub.sender_of(header.slot() as usize));
-        }
-        let generation = self.directory.generation(index).unwrap_or(0);
         // SAFETY: the reader checked that the body lies in the front buffer, which is ours until
         // the next call flips; the name's entry lies in the region, and this core is subscribed to
         // the channel (messages of one it has left are filtered), so the router does not recycle
         // it while the message is borrowed: receiving and leaving need `&mut self`.
         let (name, body) = unsafe {
             (
-                std::slice::from_raw_parts(name, len),
+                std::slice::from_raw_parts(self.origin.name, self.origin.name_len),
                 std::slice::from_raw_parts(raw.body, raw.len),
             )
         };
         Message {
-            channel: ChannelId { index, generation },
+            channel: self.origin.channel,
             name,
             body,
-            sender: self.last_sender.1,
+            sender: self.origin.sender,
             ticket,
             timestamp: raw.stamp,
         }
+    }
+
+    #[cold]
+    fn look_up_origin(&mut self, header: Header) {
+        let index = header.channel();
+        let (name, name_len) = self.directory.name_ptr(index);
+        let generation = self.directory.generation(index).unwrap_or(0);
+        self.origin = Origin {
+            key: header.origin(),
+            channel: ChannelId { index, generation },
+            name,
+            name_len,
+            sender: self.hub.sender_of(header.slot() as usize),
+        };
+    }
+
+    /// A channel index may stand for another channel from now on.
+    pub(super) fn forget_origin(&mut self) {
+        self.origin = Origin::unknown();
     }
 
     #[cold]

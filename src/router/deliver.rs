@@ -6,13 +6,47 @@
 //! the L1 cache.
 
 use super::{Flow, OP_BYTES, Router};
-use crate::config::Overflow;
+use crate::config::{Config, Overflow, Timestamps};
 use crate::directory::ChannelId;
 use crate::lane::{LaneRecord, Violation};
-use crate::record::{self, Header, STAMP_BYTES, flags, kind, round_up};
+use crate::record::{self, Header, STAMP_BYTES, flags, full_ticket, kind, round_up};
 
 /// Records up to this size go through the staging buffer.
 const STAGED_RECORD: usize = 1024;
+
+/// What a message must look like to be staged without further questions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Small {
+    /// Kind and flags, the low 16 bits of word 1.
+    kind: u16,
+    /// Payload bytes.
+    min: usize,
+    max: usize,
+}
+
+impl Small {
+    pub fn new(config: &Config) -> Self {
+        let stamped = config.timestamps == Timestamps::Message;
+        let (flags, stamp) = if stamped {
+            (flags::TIMED, STAMP_BYTES)
+        } else {
+            (0, 0)
+        };
+        Self {
+            kind: u16::from(kind::MESSAGE) | u16::from(flags) << 8,
+            min: stamp,
+            max: (config.max_message + stamp).min(STAGED_RECORD - record::HEADER),
+        }
+    }
+
+    #[inline]
+    fn matches(self, header: Header, channel: u32) -> bool {
+        header.w1 as u16 == self.kind
+            && header.origin() == channel
+            && header.len() <= self.max
+            && header.len() >= self.min
+    }
+}
 
 /// A run of small messages to one channel, ready for the queues.
 #[derive(Debug)]
@@ -43,7 +77,12 @@ impl Stage {
 
     #[inline]
     fn takes(&self, channel: u32, size: usize) -> bool {
-        self.len == 0 || (channel == self.channel && self.len + size <= size_of_val(&*self.buffer))
+        self.len == 0 || (channel == self.channel && self.has_room(size))
+    }
+
+    #[inline]
+    fn has_room(&self, size: usize) -> bool {
+        self.len + size <= size_of_val(&*self.buffer)
     }
 
     /// Adds a message; the caller has asked `takes`.
@@ -55,7 +94,8 @@ impl Stage {
         unsafe {
             let at = self.buffer.as_mut_ptr().cast::<u8>().add(self.len);
             header.write(at);
-            record::copy(payload, at.add(record::HEADER), header.len());
+            // With its padding: the record lies whole in the lane.
+            record::copy_records(payload, at.add(record::HEADER), round_up(header.len()));
         }
         self.channel = header.channel();
         self.len += header.size();
@@ -99,6 +139,40 @@ impl Router {
         }
         let header = record.header.routed(id.index, slot as u32);
         Ok(self.deliver(header, record.payload))
+    }
+
+    /// Stages a run of small messages to the lane's current channel: what most traffic consists
+    /// of, so it is one tight loop. It stops at anything else and leaves that to `message` and
+    /// its kin; each header is loaded once, checked and rewritten here as well.
+    #[inline]
+    pub(super) fn run(&mut self, slot: usize, limit: Option<(u64, u64)>) {
+        let lane = &mut self.lanes[slot];
+        let Some(id) = lane.context else { return };
+        if lane.checked_at != self.removals || !self.stage.takes(id.index, record::HEADER) {
+            return;
+        }
+        let (base, span) = lane.reader.span();
+        let span = span.min(self.budget);
+        let mut at = 0;
+        while at + record::HEADER <= span {
+            // SAFETY: a header lies in the span, 16-byte aligned like every position in a lane.
+            let header = unsafe { Header::read(base.add(at)) };
+            let size = header.size();
+            let fits = at + size <= span && self.stage.has_room(size);
+            if !fits || !self.small.matches(header, id.index) {
+                break;
+            }
+            if let Some((limit, cut)) = limit {
+                if !super::is_below(full_ticket(header.ticket(), cut), limit, cut) {
+                    break;
+                }
+            }
+            let header = header.routed(id.index, slot as u32);
+            self.stage.push(header, base.wrapping_add(at + record::HEADER));
+            at += size;
+        }
+        lane.reader.advance(at);
+        self.budget -= at;
     }
 
     /// A message to a channel given by name: payload is a length byte and the name, padded to 16
