@@ -87,6 +87,9 @@ mod api {
     };
     pub use crate::hub::{Builder, Hub};
     pub use crate::master::{Master, MasterThread};
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub use crate::router::Sabotage;
     pub use crate::stats::Stats;
     pub use crate::worker::Worker;
 }

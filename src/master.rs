@@ -104,6 +104,13 @@ impl Master {
         (self.router().stats.messages - before) as usize
     }
 
+    /// For tests that show that they would notice: see [`crate::Sabotage`].
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn sabotage(&mut self, how: crate::Sabotage) {
+        self.router().sabotage = how;
+    }
+
     fn router(&mut self) -> &mut Router {
         // The option is only emptied by drop.
         self.router.as_mut().expect("a master has its router")

@@ -20,6 +20,7 @@
 
 mod deliver;
 mod ops;
+mod sabotage;
 mod slots;
 
 use std::cmp::Reverse;
@@ -38,6 +39,8 @@ use crate::stats::Stats;
 use crate::subscriptions::Subscriptions;
 use crate::sync::Ordering;
 use crate::view::View;
+#[cfg(debug_assertions)]
+pub use sabotage::Sabotage;
 use deliver::{Small, Stage};
 
 /// Bytes of records appended before the queues are published: more falls out of the L2 cache at
@@ -204,6 +207,8 @@ pub(crate) struct Router {
     /// Time of this pass, ns; 0 until needed.
     now: u64,
     clock: fn() -> u64,
+    #[cfg(debug_assertions)]
+    pub sabotage: Sabotage,
     pub outcome: Outcome,
     pub stats: Stats,
 }
@@ -233,6 +238,8 @@ impl Router {
             removals: 0,
             now: 0,
             clock,
+            #[cfg(debug_assertions)]
+            sabotage: Sabotage::default(),
             outcome: Outcome {
                 wakes: SlotSet::new(),
                 events: SlotSet::new(),
@@ -289,14 +296,14 @@ impl Router {
             self.extend_all();
             return None;
         }
-        if self.active.len == 1 && self.collect_sole() {
+        if self.active.len == 1 && self.may_do_without_cut() && self.collect_sole() {
             return None;
         }
         if self.active.is_empty() {
             return None;
         }
         // The order of these three is what the promise rests on, see `ticket`.
-        let cut = self.view.tickets.cut();
+        let cut = self.cut();
         self.take_doorbells();
         self.extend_all();
         Some(cut)
@@ -332,6 +339,7 @@ impl Router {
             from = slot + 1;
             let tail = self.lanes[slot].word.read().tail();
             self.extend(slot, tail);
+            self.between_tails();
         }
     }
 

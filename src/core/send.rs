@@ -140,6 +140,26 @@ impl Core {
         self.put_many(to, bodies)
     }
 
+    /// The first half of [`Self::send`]: everything but publishing. For tests of what happens when
+    /// a sender is stopped there.
+    ///
+    /// # Errors
+    /// As for [`Self::send`].
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn send_held(&mut self, name: impl AsRef<[u8]>, body: &[u8]) -> Result<(), SendError> {
+        self.check_send(body.len())?;
+        let to = self.resolve(name.as_ref())?;
+        self.put(to, body)
+    }
+
+    /// The second half.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn release_held(&mut self) {
+        self.publish();
+    }
+
     #[inline]
     fn check_send(&self, len: usize) -> Result<(), SendError> {
         self.check()?;

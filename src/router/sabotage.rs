@@ -1,0 +1,60 @@
+//! Negative controls: ways to make the router break its promise of order, so that the tests can
+//! show that they would notice. In debug builds only; a release build has none of it.
+
+use super::Router;
+
+/// What to spoil. Nothing by default.
+#[cfg(debug_assertions)]
+#[derive(Default)]
+pub struct Sabotage {
+    /// Take the counter as the cut without drawing a ticket; always, also where one lane alone
+    /// would need no cut.
+    pub cut_without_draw: bool,
+    /// Runs after the tail of each lane has been read.
+    pub between_tails: Option<Box<dyn FnMut() + Send>>,
+}
+
+#[cfg(debug_assertions)]
+impl std::fmt::Debug for Sabotage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sabotage")
+            .field("cut_without_draw", &self.cut_without_draw)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Router {
+    pub(super) fn cut(&self) -> u64 {
+        if self.sabotage.cut_without_draw {
+            return self.view.tickets.peek();
+        }
+        self.view.tickets.cut()
+    }
+
+    pub(super) fn may_do_without_cut(&self) -> bool {
+        !self.sabotage.cut_without_draw
+    }
+
+    pub(super) fn between_tails(&mut self) {
+        if let Some(act) = &mut self.sabotage.between_tails {
+            act();
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+impl Router {
+    #[inline]
+    pub(super) fn cut(&self) -> u64 {
+        self.view.tickets.cut()
+    }
+
+    #[inline]
+    pub(super) fn may_do_without_cut(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    pub(super) fn between_tails(&mut self) {}
+}
