@@ -70,20 +70,31 @@ unsafe impl SizedStruct for ChannelMessage {
 const _: () = assert!(size_of::<ChannelMessage>() == 80);
 
 impl ChannelMessage {
+    /// Fills the caller's struct, field by field: a temporary one and a copy of it cost
+    /// more than the rest of receiving.
+    ///
+    /// # Safety
+    /// `out` has been checked, and is writable for as many bytes as its `size` says.
     #[inline]
-    pub(crate) fn of(message: &Message<'_>, lost: u64) -> ChannelMessage {
-        ChannelMessage {
-            size: size_of::<ChannelMessage>(),
-            name: message.name.as_ptr().cast(),
-            name_len: message.name.len(),
-            body: message.body.as_ptr().cast(),
-            body_len: message.body.len(),
-            channel: number(message.channel),
-            worker: message.sender.worker,
-            core: message.sender.core,
-            ticket: message.ticket,
-            timestamp: message.timestamp,
-            lost,
+    pub(crate) unsafe fn fill(out: *mut ChannelMessage, message: &Message<'_>, lost: u64) {
+        // No caller has a shorter struct; a later field will have to look at `size`.
+        const { assert!(Self::FIRST == size_of::<Self>()) };
+        // SAFETY: the fields lie within FIRST bytes, which are writable (contract).
+        unsafe {
+            (&raw mut (*out).name).write_unaligned(message.name.as_ptr().cast());
+            (&raw mut (*out).name_len).write_unaligned(message.name.len());
+            (&raw mut (*out).body).write_unaligned(message.body.as_ptr().cast());
+            (&raw mut (*out).body_len).write_unaligned(message.body.len());
+            // In halves, low first (the crate is for little-endian machines): put together
+            // by way of the stack, as the compiler does it, the number costs 4 ns.
+            let channel = (&raw mut (*out).channel).cast::<u32>();
+            channel.write_unaligned(message.channel.index);
+            channel.add(1).write_unaligned(message.channel.generation);
+            (&raw mut (*out).worker).write_unaligned(message.sender.worker);
+            (&raw mut (*out).core).write_unaligned(message.sender.core);
+            (&raw mut (*out).ticket).write_unaligned(message.ticket);
+            (&raw mut (*out).timestamp).write_unaligned(message.timestamp);
+            (&raw mut (*out).lost).write_unaligned(lost);
         }
     }
 }

@@ -54,7 +54,7 @@ pub unsafe extern "C" fn channel_recv_timeout(
 ///
 /// # Safety
 /// `out` is NULL, or a struct of the size it says, writable.
-#[inline]
+#[inline(always)] // with `end` known, half of it goes away
 unsafe fn next(
     state: &mut State,
     out: *mut ChannelMessage,
@@ -67,7 +67,7 @@ unsafe fn next(
         match take(&mut state.core, end) {
             Ok(Some(message)) => {
                 // SAFETY: the caller's contract.
-                unsafe { sized::write(out, &ChannelMessage::of(&message, state.lost)) }?;
+                unsafe { ChannelMessage::fill(out, &message, state.lost) };
                 state.lost = 0;
                 return Ok(1);
             }
@@ -78,7 +78,7 @@ unsafe fn next(
     }
 }
 
-#[inline]
+#[inline(always)]
 fn take(core: &mut Core, end: Option<Instant>) -> Result<Option<Message<'_>>, RecvError> {
     match end {
         None => core.recv(),

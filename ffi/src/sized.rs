@@ -84,33 +84,17 @@ pub(crate) unsafe fn check<T: SizedStruct>(at: *const T) -> Result<(), Failure> 
 ///
 /// # Safety
 /// `at` is NULL, or readable for a usize, and writable for as many bytes as that says.
-#[inline]
 pub(crate) unsafe fn write<T: SizedStruct>(at: *mut T, value: &T) -> Result<(), Failure> {
     // SAFETY: the caller's contract.
     let size = unsafe { claimed(at)? };
-    if size >= size_of::<T>() {
-        // The length is a constant here, and the copy a few moves.
-        // SAFETY: size_of::<T>() <= size, writable (contract).
-        unsafe { copy_fields(at, value, size_of::<T>()) };
-    } else {
-        // SAFETY: size bytes are writable (contract), and fewer than a T.
-        unsafe { copy_fields(at, value, size) };
-    }
-    Ok(())
-}
-
-/// Copies the bytes between the `size` field and `end`.
-///
-/// # Safety
-/// `end` is at least a usize and at most a T; `at` is writable for `end` bytes.
-#[inline(always)]
-unsafe fn copy_fields<T: SizedStruct>(at: *mut T, value: &T, end: usize) {
     let start = size_of::<usize>();
-    // SAFETY: start <= end <= size_of::<T>(), both sides hold `end` bytes (contract).
+    let len = size.min(size_of::<T>()) - start;
+    // SAFETY: start + len <= size, writable (contract), and <= size_of::<T>(), readable.
     unsafe {
         let from = std::ptr::from_ref(value).cast::<u8>().add(start);
-        std::ptr::copy_nonoverlapping(from, at.cast::<u8>().add(start), end - start);
+        std::ptr::copy_nonoverlapping(from, at.cast::<u8>().add(start), len);
     }
+    Ok(())
 }
 
 #[cfg(test)]
