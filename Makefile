@@ -75,13 +75,13 @@ check-docs: tools-build ## examples in the documentation; no broken link in it
 	$(CARGO) test --workspace --doc
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
 
-# A target directory of its own: --cfg loom changes every crate.
+# A target directory of its own: --cfg loom changes every crate. The models are unit tests of
+# the library, in tests/loom; nextest fails if it finds none.
 .PHONY: check-models
-check-models: tools-build ## loom models of the lock-free parts
+check-models: tools-build tools-nextest ## loom models of the lock-free parts
 	$(call say,'models: loom')
 	CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS='--cfg loom' \
-	    $(CARGO) test --release --no-default-features -p corecast --lib \
-	    $(patsubst tests/%.rs,--test %,$(wildcard tests/loom*.rs)) -- loom_
+	    $(CARGO) nextest run --release --no-default-features -p corecast --lib loom_
 
 .PHONY: check-c
 check-c: tools-c ## C programs against an installed tree, plain and under valgrind

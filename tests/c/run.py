@@ -131,6 +131,14 @@ def library_is_marked(prefix):
     return None if "NODELETE" in dynamic else f"not linked with -z nodelete:\n{dynamic}"
 
 
+def readme_shows_hello():
+    """The README's C example is the program that is tested here."""
+    readme = (HERE.parent.parent / "README.md").read_text()
+    if f"```c\n{(HERE / 'hello.c').read_text()}```" in readme:
+        return None
+    return "README.md does not show tests/c/hello.c as it is"
+
+
 def build_program(source, prefix, build, static=False):
     """Compiles one program; gives (path, what is wrong)."""
     target = build / (source.stem + ("_static" if static else ""))
@@ -201,6 +209,7 @@ def main():
     suite.step("header compiles as C and C++", lambda: header_compiles(prefix, args.build))
     suite.step("library exports the header", lambda: exports_match_header(prefix))
     suite.step("library has SONAME and nodelete", lambda: library_is_marked(prefix))
+    suite.step("README shows hello.c", readme_shows_hello)
     sources = sorted(s for s in HERE.glob("*.c") if not args.names or s.stem in args.names)
     for source in sources:
         for static in (False, True) if source.stem == "hello" else (False,):
