@@ -104,10 +104,10 @@ impl Core {
     }
 
     /// Asks to join and returns at once; [`Self::join_result`] tells the outcome, and the core's
-    /// descriptor is notified when it is there. For event loops.
+    /// descriptor is notified when it is there. For event loops: never waits.
     ///
     /// # Errors
-    /// See [`JoinError`].
+    /// See [`JoinError`]; [`JoinError::Full`] when the lane has no room now.
     pub fn join_async(&mut self, name: impl AsRef<[u8]>) -> Result<JoinTicket, JoinError> {
         let name = name.as_ref();
         match self.membership(name)? {
@@ -278,8 +278,7 @@ impl Core {
             return Err(SendError::MasterGone);
         }
         let payload = if kind == kind::CLOSE { 8 } else { name.len() };
-        let timeout = self.hub.view.config.answer_timeout;
-        let at = self.claim_waiting(size_of_record(payload), timeout)?;
+        let at = self.claim_request(size_of_record(payload), flags & flags::NOTIFY == 0)?;
         let ticket = self.ticket();
         // SAFETY: claimed for header and payload.
         unsafe {
@@ -293,6 +292,15 @@ impl Core {
         }
         self.publish_request();
         Ok(self.memberships.ops)
+    }
+
+    fn claim_request(&mut self, size: usize, may_wait: bool) -> Result<*mut u8, SendError> {
+        if may_wait {
+            return self.claim_waiting(size, self.hub.view.config.answer_timeout);
+        }
+        // An event loop must not stop here: the router may wait for room in this core's own queue.
+        let claimed = self.lane.claim(size, &self.mailbox.head);
+        claimed.ok_or_else(|| self.full())
     }
 
     fn publish_request(&mut self) {
