@@ -1,0 +1,189 @@
+//! What the tests with real processes share: children that cannot outlive them, a watchdog,
+//! memory shared across fork, and patience with a limit.
+
+// Each test binary uses its own part of this.
+#![allow(dead_code)]
+// The tests' own bookkeeping across processes; not subject to the models.
+#![allow(clippy::disallowed_types)]
+
+pub mod trace;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork as raw_fork};
+
+/// Longer than anything here takes on a busy machine; what takes longer hangs.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// Exit code of a child that panicked.
+const PANICKED: i32 = 101;
+
+/// A forked child. Killed and reaped when dropped.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    reaped: bool,
+}
+
+/// Runs `body` in a forked child, which then exits with code 0, or 101 if it panicked (its message
+/// goes to stderr). The child is killed if the calling thread ends first.
+pub fn fork(body: impl FnOnce()) -> Child {
+    // SAFETY: the child runs `body` and ends with `_exit`; it uses none of the parent's threads,
+    // and glibc makes its allocator usable after fork.
+    match unsafe { raw_fork() }.expect("fork") {
+        ForkResult::Parent { child } => Child {
+            pid: child,
+            reaped: false,
+        },
+        ForkResult::Child => run_child(body),
+    }
+}
+
+fn run_child(body: impl FnOnce()) -> ! {
+    // SAFETY: plain system calls without memory; `_exit` keeps the parent's destructors from
+    // running here.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        std::panic::set_hook(Box::new(|info| say(&format!("in a child: {info}\n"))));
+        let outcome = catch_unwind(AssertUnwindSafe(body));
+        libc::_exit(if outcome.is_ok() { 0 } else { PANICKED });
+    }
+}
+
+/// Writes to stderr around the test harness's capture, which keeps a child's words to itself.
+pub fn say(text: &str) {
+    // SAFETY: writes from a live buffer. A failure has nobody to go to.
+    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+}
+
+impl Child {
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid, signal).expect("a child that is not reaped can be signalled");
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// SIGKILL without waiting: the child stays a zombie until dropped.
+    pub fn kill_only(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Waits for an exit of its own with code 0.
+    pub fn join(mut self) {
+        let status = waitpid(self.pid, None).expect("waitpid");
+        self.reaped = true;
+        assert_eq!(status, WaitStatus::Exited(self.pid, 0), "a child failed");
+    }
+
+    /// True when it has ended on its own; panics if it ended badly.
+    pub fn has_ended(&mut self) -> bool {
+        if self.reaped {
+            return true;
+        }
+        match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).expect("waitpid") {
+            WaitStatus::StillAlive => false,
+            status => {
+                self.reaped = true;
+                assert_eq!(status, WaitStatus::Exited(self.pid, 0), "a child failed");
+                true
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.reaped {
+            self.reaped = true;
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = waitpid(self.pid, None);
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Ends the test process if it is not dropped in time; the children go with it.
+#[derive(Debug)]
+pub struct Watchdog(#[allow(dead_code)] Sender<()>);
+
+impl Watchdog {
+    pub fn new(limit: Duration) -> Self {
+        let (alive, dropped) = channel::<()>();
+        std::thread::spawn(move || {
+            if dropped.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                say(&format!("watchdog: still not done after {limit:?}\n"));
+                std::process::abort();
+            }
+        });
+        Self(alive)
+    }
+}
+
+/// Zeroed words that parent and children share; never unmapped. Costs memory only where touched.
+pub fn shared_words(count: usize) -> &'static [AtomicU64] {
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a fresh mapping of `count` zeroed words, kept for the life of the process; zero is
+    // a valid atomic.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), count * 8, prot, flags, -1, 0);
+        assert_ne!(at, libc::MAP_FAILED, "mmap of {count} shared words");
+        std::slice::from_raw_parts(at.cast(), count)
+    }
+}
+
+/// Waits until `done`, and panics after [`LONG`].
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < LONG, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Open file descriptors of this process, the one for looking included.
+pub fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("procfs").count()
+}
+
+/// xorshift: enough to vary a schedule, and repeatable.
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Evenly in `0..n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 16) % n
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}

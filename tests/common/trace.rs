@@ -1,0 +1,153 @@
+//! Watching a child through ptrace: counting its system calls, and stepping it instruction by
+//! instruction. Needs no tool, and does not slow down what makes no system call.
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::{Child, fork};
+
+/// What a marked stretch of a child's life did.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// Number of each system call made between the marks, in order, by all its threads.
+    pub calls: Vec<u64>,
+    /// True when both marks were seen.
+    pub is_complete: bool,
+}
+
+/// The child says: what matters begins, or is over. A system call that nobody else makes.
+pub fn mark() {
+    // SAFETY: an invalid descriptor is refused and nothing else happens.
+    unsafe { libc::syscall(libc::SYS_close, MARK) };
+}
+
+const MARK: i64 = -7_654_321;
+
+/// Runs `body` in a child and records the system calls that it and its threads make between two
+/// calls of [`mark`].
+pub fn syscalls(body: impl FnOnce()) -> Trace {
+    let child = traced(body);
+    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE;
+    ptrace(libc::PTRACE_SETOPTIONS, child.pid(), options as usize);
+    ptrace(libc::PTRACE_SYSCALL, child.pid(), 0);
+    let (mut trace, mut marks) = (Trace::default(), 0);
+    while let Some(pid) = next_stop(child.pid()) {
+        if let Some(number) = entry(pid.0, pid.1) {
+            match number {
+                MARKED => marks += 1,
+                number if marks == 1 => trace.calls.push(number),
+                _ => {}
+            }
+        }
+        ptrace(libc::PTRACE_SYSCALL, pid.0, deliver(pid.1));
+    }
+    trace.is_complete = marks == 2;
+    std::mem::forget(child); // reaped by next_stop
+    trace
+}
+
+/// A child stopped before `body`, traced by this thread.
+pub fn traced(body: impl FnOnce()) -> Child {
+    let child = fork(|| {
+        // SAFETY: asks to be traced by the parent; no memory involved.
+        unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
+        nix::sys::signal::raise(Signal::SIGSTOP).expect("raise");
+        body();
+    });
+    let stopped = WaitStatus::Stopped(child.pid(), Signal::SIGSTOP);
+    assert_eq!(waitpid(child.pid(), None), Ok(stopped), "may we ptrace?");
+    child
+}
+
+/// Lets a traced child run until its next [`mark`] has been made.
+pub fn run_to_mark(child: &Child) {
+    let pid = child.pid();
+    ptrace(
+        libc::PTRACE_SETOPTIONS,
+        pid,
+        libc::PTRACE_O_TRACESYSGOOD as usize,
+    );
+    let mut entered = false;
+    loop {
+        ptrace(libc::PTRACE_SYSCALL, pid, 0);
+        let status = waitpid(pid, None).expect("waitpid");
+        assert!(matches!(status, WaitStatus::PtraceSyscall(_)), "{status:?}");
+        if entered {
+            return;
+        }
+        entered = entry(pid, status) == Some(MARKED);
+    }
+}
+
+/// Lets a traced child execute one instruction; false when it was about to make a [`mark`].
+pub fn step(child: &Child) -> bool {
+    ptrace(libc::PTRACE_SINGLESTEP, child.pid(), 0);
+    match waitpid(child.pid(), None).expect("waitpid") {
+        WaitStatus::Stopped(_, Signal::SIGTRAP) => true,
+        status => panic!("the child ended: {status:?}"),
+    }
+}
+
+/// Lets a traced child go on by itself.
+pub fn release(child: &Child) {
+    ptrace(libc::PTRACE_DETACH, child.pid(), 0);
+}
+
+/// Pseudo number of the marking call.
+const MARKED: u64 = u64::MAX;
+
+/// The number of the system call that a thread is about to make.
+fn entry(pid: Pid, status: WaitStatus) -> Option<u64> {
+    if !matches!(status, WaitStatus::PtraceSyscall(_)) {
+        return None;
+    }
+    let mut info = std::mem::MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
+    let size = size_of::<libc::ptrace_syscall_info>();
+    // SAFETY: the kernel fills at most `size` bytes of a live local, which is plain data.
+    let info = unsafe {
+        libc::ptrace(
+            libc::PTRACE_GET_SYSCALL_INFO,
+            pid.as_raw(),
+            size,
+            info.as_mut_ptr(),
+        );
+        info.assume_init()
+    };
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return None;
+    }
+    // SAFETY: `op` says that the union holds an entry.
+    let entry = unsafe { info.u.entry };
+    let is_mark = entry.nr == libc::SYS_close as u64 && entry.args[0] as i32 == MARK as i32;
+    Some(if is_mark { MARKED } else { entry.nr })
+}
+
+/// The next thread to stop, and why; None once the child has ended well.
+fn next_stop(child: Pid) -> Option<(Pid, WaitStatus)> {
+    loop {
+        let status = waitpid(None, Some(WaitPidFlag::__WALL)).expect("waitpid");
+        match status {
+            WaitStatus::Exited(pid, code) if pid == child => {
+                assert_eq!(code, 0, "the traced child failed");
+                return None;
+            }
+            WaitStatus::Signaled(pid, signal, _) if pid == child => panic!("killed by {signal}"),
+            WaitStatus::Exited(..) | WaitStatus::Signaled(..) => {}
+            status => return Some((status.pid()?, status)),
+        }
+    }
+}
+
+/// The signal to pass on: real ones, not those that tracing itself makes.
+fn deliver(status: WaitStatus) -> usize {
+    match status {
+        WaitStatus::Stopped(_, signal) if signal != Signal::SIGSTOP => signal as usize,
+        _ => 0,
+    }
+}
+
+fn ptrace(request: libc::c_uint, pid: Pid, data: usize) {
+    // SAFETY: requests without memory; fails harmlessly for a thread that has just ended.
+    unsafe { libc::ptrace(request, pid.as_raw(), 0usize, data) };
+}
