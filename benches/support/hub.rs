@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use corecast::{
-    Channel, ChannelId, Config, Core, Hub, Message, Order, Overflow, SendError, Timestamps,
+    Channel, ChannelId, Config, Core, Hub, Message, Order, Overflow, SendError, Sender, Timestamps,
 };
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -113,7 +113,7 @@ fn receive(gate: &mut Gate, hub: &Hub, worker: u32, cell: Cell) -> Result<Report
     let mut calls = 0;
     while !checker.finished() {
         match core.recv().map_err(text("recv"))? {
-            Some(message) => check(&mut checker, channel, &message)?,
+            Some(message) => check(&mut checker, channel, message)?,
             None => {
                 calls += 1;
                 sleep.until_notified()?;
@@ -129,15 +129,19 @@ fn receive(gate: &mut Gate, hub: &Hub, worker: u32, cell: Cell) -> Result<Report
 }
 
 #[inline]
-fn check(checker: &mut Checker, channel: ChannelId, message: &Message) -> Result<(), String> {
+fn check(checker: &mut Checker, channel: ChannelId, message: Message) -> Result<(), String> {
     let sender = checker.accept(message.body)?;
-    if message.channel != channel || message.sender.worker != sender || message.sender.core != 0 {
-        return Err(format!(
-            "a message of sender {sender} came as one of {:?}",
-            message.sender
-        ));
+    let said = message.sender;
+    if message.channel != channel || said.worker != sender || said.core != 0 {
+        return Err(mistaken(sender, said));
     }
     Ok(())
+}
+
+/// Apart from [`check`], so that no reference to a message keeps it out of registers there.
+#[cold]
+fn mistaken(sender: u32, said: Sender) -> String {
+    format!("a message of sender {sender} came as one of {said:?}, or in another channel")
 }
 
 /// An epoll set with one core's descriptor, as a server's loop would have it.
