@@ -11,6 +11,9 @@ use crate::notify;
 use crate::queue::{Raw, Received};
 use crate::record::{Header, full_ticket};
 
+/// An origin that no message has: slot 4,095 does not exist.
+const NOWHERE: u32 = u32::MAX;
+
 /// Channel and sender of a message, resolved: most messages come from where the last came from.
 pub(super) struct Origin {
     /// [`Header::origin`] that the rest belongs to.
@@ -24,7 +27,7 @@ pub(super) struct Origin {
 impl Origin {
     pub fn unknown() -> Self {
         Self {
-            key: u32::MAX, // slot 4,095 does not exist
+            key: NOWHERE,
             channel: ChannelId::default(),
             name: std::ptr::NonNull::dangling().as_ptr(),
             name_len: 0,
@@ -43,10 +46,17 @@ impl Core {
     #[inline]
     pub fn recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         self.check()?;
-        match self.next()? {
-            Some(raw) => Ok(Some(self.message(raw))),
-            None => Ok(None),
-        }
+        // The origin is unknown while messages of left channels must be filtered out. One place
+        // makes the message, from values in registers: two would meet in memory, and reading
+        // back what was just written piecemeal costs more than all the rest.
+        let raw = match self.queue.plain(self.origin.key) {
+            Some(raw) => raw,
+            None => match self.next()? {
+                Some(raw) => raw,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(self.message(raw)))
     }
 
     /// [`Self::recv`], waiting up to `timeout`. It reads the descriptor itself: do not combine it
@@ -74,8 +84,8 @@ impl Core {
         Ok(next.map(|raw| self.message(raw)))
     }
 
-    /// The next message that has not been left meanwhile.
-    #[inline]
+    /// The next message that has not been left meanwhile; its origin is looked up.
+    #[inline(never)]
     fn next(&mut self) -> Result<Option<Raw>, RecvError> {
         loop {
             let (hub, slot) = (&self.hub, self.slot);
@@ -84,6 +94,7 @@ impl Core {
                     if self.memberships.filters() && self.is_left(raw.header.channel()) {
                         continue;
                     }
+                    self.look_up_origin(raw.header);
                     return Ok(Some(raw));
                 }
                 Received::Lost(n) => {
@@ -98,11 +109,7 @@ impl Core {
 
     #[inline]
     fn message(&mut self, raw: Raw) -> Message<'_> {
-        let header = raw.header;
-        if header.origin() != self.origin.key {
-            self.look_up_origin(header);
-        }
-        let ticket = full_ticket(header.ticket(), self.seen_ticket);
+        let ticket = full_ticket(raw.header.ticket(), self.seen_ticket);
         self.seen_ticket = ticket;
         // SAFETY: the reader checked that the body lies in the front buffer, which is ours until
         // the next call flips; the name's entry lies in the region, and this core is subscribed to
@@ -124,13 +131,16 @@ impl Core {
         }
     }
 
-    #[cold]
     fn look_up_origin(&mut self, header: Header) {
+        if header.origin() == self.origin.key {
+            return;
+        }
         let index = header.channel();
         let (name, name_len) = self.directory.name_ptr(index);
         let generation = self.directory.generation(index).unwrap_or(0);
+        let filters = self.memberships.filters();
         self.origin = Origin {
-            key: header.origin(),
+            key: if filters { NOWHERE } else { header.origin() },
             channel: ChannelId { index, generation },
             name,
             name_len,

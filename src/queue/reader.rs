@@ -33,11 +33,9 @@ pub(crate) struct QueueReader {
     word: Shared<ControlWord>,
     buffers: [*const u8; 2],
     capacity: usize,
-    /// Which buffer is the front.
-    front: usize,
-    /// Bytes of the front: read, published to us. `read <= end <= capacity`.
-    read: usize,
-    end: usize,
+    /// The unread rest of the front buffer: `at <= end`, both within it.
+    at: *const u8,
+    end: *const u8,
     /// Time of the messages that follow, ns.
     stamp: u64,
     /// Operations of ours that took effect before this place of the stream.
@@ -49,14 +47,13 @@ impl QueueReader {
     /// Both buffers are readable for `capacity` bytes, 16-byte aligned, outlive the reader, and
     /// this is the only reader of the queue.
     pub unsafe fn new(word: Shared<ControlWord>, buffers: [*const u8; 2], capacity: usize) -> Self {
-        let front = word.load().index() ^ 1;
+        let front = buffers[word.load().index() ^ 1];
         Self {
             word,
             buffers,
             capacity,
-            front,
-            read: 0,
-            end: 0,
+            at: front,
+            end: front,
             stamp: 0,
             ops_done: 0,
         }
@@ -68,33 +65,53 @@ impl QueueReader {
         self.ops_done
     }
 
+    /// The next item, if it is an unstamped message of the given origin: what most calls find.
+    /// Its bytes stay valid until the next call of [`Self::next`].
+    #[inline]
+    pub fn plain(&mut self, origin: u32) -> Option<Raw> {
+        let left = self.end as usize - self.at as usize;
+        if left < record::HEADER {
+            return None;
+        }
+        // SAFETY: a header is left in the front, which is ours until we flip.
+        let header = unsafe { Header::read(self.at) };
+        let size = header.size();
+        if header.w1 as u16 != u16::from(kind::MESSAGE) || header.origin() != origin || size > left
+        {
+            return None;
+        }
+        let body = self.at.wrapping_add(record::HEADER);
+        self.at = self.at.wrapping_add(size);
+        Some(Raw {
+            header,
+            body,
+            len: header.len(),
+            stamp: self.stamp,
+        })
+    }
+
     /// The next item. A message's bytes stay valid until the next call. `on_full` runs when a
     /// flip made room that the router waits for.
-    #[inline]
     pub fn next(&mut self, on_full: impl Fn()) -> Received {
-        if self.read == self.end && !self.refill(&on_full) {
-            return Received::Empty;
-        }
         loop {
+            if self.at == self.end && !self.refill(&on_full) {
+                return Received::Empty;
+            }
             let Some(header) = self.header() else {
-                self.read = self.end;
+                self.at = self.end;
                 return Received::Damaged;
             };
-            let at = self.read;
-            self.read += header.size();
+            let payload = self.at.wrapping_add(record::HEADER);
+            self.at = self.at.wrapping_add(header.size());
             if header.kind() == kind::MESSAGE {
-                return self.message(header, at);
+                return self.message(header, payload);
             }
-            if let Some(received) = self.control(header, at) {
+            if let Some(received) = self.control(header, payload) {
                 return received;
-            }
-            if self.read == self.end && !self.refill(&on_full) {
-                return Received::Empty;
             }
         }
     }
 
-    #[inline]
     fn refill(&mut self, on_full: impl Fn()) -> bool {
         match self.word.flip_or_arm() {
             Flip::Armed => false,
@@ -109,51 +126,42 @@ impl QueueReader {
     }
 
     fn take_front(&mut self, old: Control) {
-        self.front = old.index();
-        self.read = 0;
+        self.at = self.buffers[old.index()];
         // The router is trusted; the bound still costs nothing and keeps damage harmless.
-        self.end = old.tail().min(self.capacity);
+        self.end = self.at.wrapping_add(old.tail().min(self.capacity));
     }
 
     /// The header at the read position, if a whole record is there.
-    #[inline]
     fn header(&self) -> Option<Header> {
-        let left = self.end - self.read;
+        let left = self.end as usize - self.at as usize;
         if left < record::HEADER {
             return None;
         }
-        // SAFETY: read + 16 <= end <= capacity; the front is ours until we flip.
-        let header = unsafe { Header::read(self.buffers[self.front].add(self.read)) };
+        // SAFETY: a header is left in the front, which is ours until we flip.
+        let header = unsafe { Header::read(self.at) };
         (header.size() <= left).then_some(header)
     }
 
-    #[inline]
-    fn message(&self, header: Header, at: usize) -> Received {
-        // SAFETY: header() checked that the whole record lies in the front.
-        let payload = unsafe { self.buffers[self.front].add(at + record::HEADER) };
-        if header.flags() & flags::TIMED == 0 {
-            return Received::Message(Raw {
-                header,
-                body: payload,
-                len: header.len(),
-                stamp: self.stamp,
-            });
+    fn message(&self, header: Header, payload: *const u8) -> Received {
+        let (mut body, mut len, mut stamp) = (payload, header.len(), self.stamp);
+        if header.flags() & flags::TIMED != 0 {
+            if len < STAMP_BYTES {
+                return Received::Damaged;
+            }
+            // SAFETY: header() checked that the record lies in the front: 8 aligned bytes.
+            stamp = unsafe { payload.cast::<u64>().read() };
+            body = payload.wrapping_add(STAMP_BYTES);
+            len -= STAMP_BYTES;
         }
-        let Some(len) = header.len().checked_sub(STAMP_BYTES) else {
-            return Received::Damaged;
-        };
-        // SAFETY: at least 8 bytes of payload, 16-byte aligned.
-        unsafe {
-            Received::Message(Raw {
-                header,
-                body: payload.add(STAMP_BYTES),
-                len,
-                stamp: payload.cast::<u64>().read(),
-            })
-        }
+        Received::Message(Raw {
+            header,
+            body,
+            len,
+            stamp,
+        })
     }
 
-    fn control(&mut self, header: Header, at: usize) -> Option<Received> {
+    fn control(&mut self, header: Header, payload: *const u8) -> Option<Received> {
         match header.kind() {
             kind::STAMP => {
                 self.stamp = header.stamp_nanos();
@@ -162,9 +170,7 @@ impl QueueReader {
             kind::SYNC if header.len() == SyncPayload::BYTES => {
                 // SAFETY: the record lies in the front (header()) and holds two aligned words.
                 let (lost, ops_done) = unsafe {
-                    let words = self.buffers[self.front]
-                        .add(at + record::HEADER)
-                        .cast::<u64>();
+                    let words = payload.cast::<u64>();
                     (words.read(), words.add(1).read())
                 };
                 self.ops_done = ops_done;
