@@ -252,11 +252,11 @@ impl Router {
 
     /// One pass. True when it found something or something is left to do: call it again.
     pub fn step(&mut self) -> bool {
+        let before = self.stats;
         let cut = self.collect();
         if self.active.is_empty() && self.dirty.is_empty() && self.stage.is_empty() {
             return false;
         }
-        let before = self.stats;
         self.now = 0;
         self.budget = PASS_BYTES;
         self.blocked_on = None;
