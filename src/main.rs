@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 /// Shared-memory publish/subscribe between the workers of a prefork server.
 #[derive(Parser)]
-#[command(name = "corecast", version, about)]
+#[command(name = "corecast", version, about, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -54,6 +54,8 @@ pub struct Identity {
     pub seat: Seat,
     pub pid: u32,
     pub workers: u32,
+    /// When the hub was made, in milliseconds since 1970.
+    pub hub: u64,
 }
 
 /// See the module's header.
@@ -99,11 +101,17 @@ impl Hall {
     /// A page has connected. `None`: this worker serves as many as it can.
     pub fn arrive(&mut self, id: String, name: String, outlet: Outlet) -> Option<SessionId> {
         let session = self.visitors.add(id, name.clone(), outlet)?;
-        let Identity { seat, pid, workers } = self.me;
+        let Identity {
+            seat,
+            pid,
+            workers,
+            hub,
+        } = self.me;
         let hello = Event::Hello {
             seat,
             pid,
             workers,
+            hub,
             name: &name,
         };
         self.visitors.tell(session, &hello);

@@ -69,8 +69,15 @@ impl Wire {
         let seat = Seat { worker, core: 0 };
         let channels = [PRESENCE.to_owned(), inbox(seat)];
         self.subscribed.insert(worker, channels.into());
-        self.halls
-            .insert(worker, Hall::new(Identity { seat, pid, workers }));
+        self.halls.insert(
+            worker,
+            Hall::new(Identity {
+                seat,
+                pid,
+                workers,
+                hub: 1,
+            }),
+        );
     }
 
     fn kill(&mut self, worker: u32) {

@@ -83,7 +83,9 @@ struct Summary {
 
 /// Who answers, and the hub's counters: for curl.
 async fn summary(State(context): State<Context>) -> Json<Summary> {
-    let Identity { seat, pid, workers } = context.me;
+    let Identity {
+        seat, pid, workers, ..
+    } = context.me;
     let stats = Counters::from(&context.hub.stats());
     Json(Summary {
         seat,

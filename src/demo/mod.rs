@@ -24,10 +24,12 @@ mod wire;
 mod worker;
 
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use corecast::{Config, CreateError, Hub};
 
 pub use args::Args;
+use worker::Heritage;
 
 /// Channels the demo's hub can hold: one for each room, an inbox for each
 /// worker, and the one on which workers announce who is where.
@@ -48,8 +50,17 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // The port comes first: it is what fails most often, and costs nothing to try.
     let listener = listen::bind(&args.host, args.port)?;
     let signals = supervisor::take_signals()?;
-    let hub = create_hub(args.workers)?;
-    Ok(supervisor::run(hub, listener, signals)?)
+    let heritage = Heritage {
+        hub: create_hub(args.workers)?,
+        listener,
+        made: milliseconds(),
+    };
+    supervisor::run(heritage, signals)
+}
+
+fn milliseconds() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.map_or(0, |time| time.as_millis() as u64)
 }
 
 fn create_hub(workers: u32) -> Result<Hub, CreateError> {

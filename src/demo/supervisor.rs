@@ -6,13 +6,12 @@
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use corecast::{Hub, MasterThread};
+use corecast::MasterThread;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -23,7 +22,7 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
 use super::listen;
 use super::restart::CrashGuard;
-use super::worker;
+use super::worker::{self, Heritage};
 
 /// How long workers may take to say goodbye to their pages.
 const STOP_TIME: Duration = Duration::from_secs(4);
@@ -49,12 +48,11 @@ pub fn take_signals() -> nix::Result<SignalFd> {
 /// # Errors
 /// When the router or the first workers cannot be started, or the master can no
 /// longer wait for signals. Workers that run then are killed.
-pub fn run(hub: Hub, listener: TcpListener, signals: SignalFd) -> Result<ExitCode, Box<dyn Error>> {
-    let router = hub.start()?;
-    let slots = (0..hub.config().workers).map(Slot::new).collect();
+pub fn run(heritage: Heritage, signals: SignalFd) -> Result<ExitCode, Box<dyn Error>> {
+    let router = heritage.hub.start()?;
+    let slots = (0..heritage.hub.config().workers).map(Slot::new).collect();
     let mut master = Supervisor {
-        hub,
-        listener,
+        heritage,
         signals,
         slots,
         router: Some(router),
@@ -68,8 +66,7 @@ pub fn run(hub: Hub, listener: TcpListener, signals: SignalFd) -> Result<ExitCod
 }
 
 struct Supervisor {
-    hub: Hub,
-    listener: TcpListener,
+    heritage: Heritage,
     signals: SignalFd,
     slots: Vec<Slot>,
     /// Taken when the workers are gone.
@@ -218,7 +215,7 @@ impl Supervisor {
             return;
         }
         // The router's own watch sees it as well; this may be sooner.
-        let _ = self.hub.worker_died(slot.worker);
+        let _ = self.heritage.hub.worker_died(slot.worker);
         let now = Instant::now();
         let pause = slot.guard.died(now);
         slot.state = SlotState::Due(now + pause);
@@ -244,7 +241,7 @@ impl Supervisor {
     fn fork_slot(&mut self, index: usize, now: Instant) {
         let worker = self.slots[index].worker;
         let again = self.slots[index].guard.was_born();
-        let forked = fork_worker(&self.hub, worker, &self.listener);
+        let forked = fork_worker(&self.heritage, worker);
         let slot = &mut self.slots[index];
         slot.guard.born(now);
         match forked {
@@ -265,7 +262,7 @@ impl Supervisor {
     }
 
     fn greet(&self) -> io::Result<()> {
-        let url = listen::url(self.listener.local_addr()?);
+        let url = listen::url(self.heritage.listener.local_addr()?);
         let workers: Vec<String> = self
             .slots
             .iter()
@@ -301,7 +298,7 @@ impl Supervisor {
     }
 }
 
-fn fork_worker(hub: &Hub, worker: u32, listener: &TcpListener) -> nix::Result<Pid> {
+fn fork_worker(heritage: &Heritage, worker: u32) -> nix::Result<Pid> {
     let master = getpid();
     // Buffered output would be written by both.
     let _ = io::stdout().flush();
@@ -310,15 +307,15 @@ fn fork_worker(hub: &Hub, worker: u32, listener: &TcpListener) -> nix::Result<Pi
     // C library makes its allocator usable in the child of any fork.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => child(hub, worker, listener, master),
+        ForkResult::Child => child(heritage, worker, master),
     }
 }
 
 /// The child never returns into the master's code, not even by a panic.
-fn child(hub: &Hub, worker: u32, listener: &TcpListener, master: Pid) -> ! {
+fn child(heritage: &Heritage, worker: u32, master: Pid) -> ! {
     let life = || -> Result<(), Box<dyn Error>> {
         become_worker(master)?;
-        worker::main(hub, worker, listener.try_clone()?)
+        worker::main(heritage, worker)
     };
     let code = match catch_unwind(AssertUnwindSafe(life)) {
         Ok(Ok(())) => 0,

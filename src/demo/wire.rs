@@ -168,6 +168,8 @@ pub enum Event<'a> {
         seat: Seat,
         pid: u32,
         workers: u32,
+        /// Differs from that of any server before: places do not compare.
+        hub: u64,
         name: &'a str,
     },
     /// The page is in the room now; `gap` when lines may have been missed for good.

@@ -33,16 +33,25 @@ const ATTACH_TIME: Duration = Duration::from_secs(5);
 /// How long pages and connections have to end when the worker is to stop.
 const STOP_TIME: Duration = Duration::from_secs(1);
 
+/// What the master makes before the first fork, and all workers inherit.
+pub struct Heritage {
+    pub hub: Hub,
+    /// The socket that all workers share.
+    pub listener: TcpListener,
+    /// When the hub was made, in milliseconds since 1970.
+    pub made: u64,
+}
+
 /// Serves until SIGTERM. Called in the forked child.
 ///
 /// # Errors
 /// Whatever makes it impossible to go on; the master forks another worker.
-pub fn main(hub: &Hub, worker: u32, socket: TcpListener) -> Result<(), Box<dyn Error>> {
-    let core = attach(hub, worker)?;
+pub fn main(heritage: &Heritage, worker: u32) -> Result<(), Box<dyn Error>> {
+    let core = attach(&heritage.hub, worker)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(hub, core, socket))
+    runtime.block_on(serve(heritage, core))
 }
 
 /// Takes the worker's slot; after a death the reaper may need a moment to free it.
@@ -58,11 +67,13 @@ fn attach(hub: &Hub, worker: u32) -> Result<Core, AttachError> {
     }
 }
 
-async fn serve(hub: &Hub, mut core: Core, socket: TcpListener) -> Result<(), Box<dyn Error>> {
+async fn serve(heritage: &Heritage, mut core: Core) -> Result<(), Box<dyn Error>> {
+    let hub = &heritage.hub;
     let me = Identity {
         seat: core.me().into(),
         pid: std::process::id(),
         workers: hub.config().workers,
+        hub: heritage.made,
     };
     // Nobody is served yet, so these may wait for the router.
     core.join(inbox(me.seat))?;
@@ -72,7 +83,7 @@ async fn serve(hub: &Hub, mut core: Core, socket: TcpListener) -> Result<(), Box
     let (crowded, crowded_in) = watch::channel(false);
     let (stop, stopped) = oneshot::channel::<()>();
     let mut terminate = signal(SignalKind::terminate())?;
-    let listener = Listener::new(socket, crowded_in)?;
+    let listener = Listener::new(heritage.listener.try_clone()?, crowded_in)?;
     let context = Context {
         me,
         hub: hub.clone(),
@@ -134,11 +145,10 @@ impl Loop<'_> {
             while let Ok(command) = self.commands.try_recv() {
                 self.floor.obey(command);
             }
-            if self.floor.turn()? {
-                tokio::task::yield_now().await;
-                continue;
-            }
+            let more = self.floor.turn()?;
             tokio::select! {
+                // Others get their turn even if messages never stop coming.
+                () = tokio::task::yield_now(), if more => {}
                 // Cleared here, before the turn that receives until there is nothing.
                 ready = bell.readable() => ready?.clear_ready(),
                 Some(command) = self.commands.recv() => self.floor.obey(command),

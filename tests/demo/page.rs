@@ -48,7 +48,10 @@ pub struct Page {
     said: usize,
     people: Value,
     places: Value,
-    stats: Value,
+    pub stats: Value,
+    /// Notices, if they are expected.
+    pub notices: Vec<String>,
+    keep_notices: bool,
 }
 
 impl Page {
@@ -100,6 +103,8 @@ impl Page {
             people: Value::Null,
             places: Value::Null,
             stats: Value::Null,
+            notices: Vec::new(),
+            keep_notices: false,
         };
         let start = Instant::now();
         while page.pid == 0 && !page.ended && start.elapsed() < PATIENCE {
@@ -147,12 +152,22 @@ impl Page {
             "places" => self.places = frame,
             "stats" => self.stats = frame,
             "bye" => self.goodbye = true,
+            "notice" if self.keep_notices => {
+                let text = frame["text"].as_str().unwrap();
+                self.notices.push(text.to_owned());
+            }
             "notice" | "refused" => panic!("{}: {frame}", self.id),
             _ => {}
         }
     }
 
-    fn wait<T>(&mut self, what: &str, probe: impl Fn(&Page) -> Option<T>) -> T {
+    /// Notices are expected from here on; before, one fails the test.
+    pub fn keep_notices(&mut self) {
+        self.keep_notices = true;
+    }
+
+    /// Reads until `probe` gives something.
+    pub fn wait<T>(&mut self, what: &str, probe: impl Fn(&Page) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
             if let Some(found) = probe(self) {

@@ -125,6 +125,13 @@ impl Demo {
         kill(Pid::from_raw(pid as i32), signal).expect("the worker is there");
     }
 
+    /// Stops one worker. It is sure to have stopped on return: a SIGTERM that comes
+    /// before would be obeyed first.
+    pub fn stop_worker(&self, pid: u32) {
+        self.signal_worker(pid, Signal::SIGSTOP);
+        wait_for("a worker to stop", || (state(pid)? == 'T').then_some(()));
+    }
+
     /// Kills the master alone, the hard way.
     pub fn kill_master(&self) {
         kill(self.group, Signal::SIGKILL).unwrap();
@@ -226,14 +233,17 @@ pub fn run_to_end(args: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), out, err)
 }
 
+/// A process's state as in /proc, or none if it is gone.
+fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
 /// Waits until a process is gone or a zombie that nobody has collected yet.
 pub fn wait_until_dead(pid: u32) {
     wait_for("the death of an orphan", || {
-        match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-            Err(_) => Some(()),
-            Ok(stat) => stat.rsplit(") ").next()?.starts_with('Z').then_some(()),
-        }
-    })
+        state(pid).is_none_or(|state| state == 'Z').then_some(())
+    });
 }
 
 /// A port that was free a moment ago.

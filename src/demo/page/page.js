@@ -23,6 +23,7 @@ let entered = false; // the worker has shown us the room
 let retries = 0;
 let heardAt = 0;
 let last = null; // place of the newest line seen in the room
+let hub = null; // which run of the server: places of two runs do not compare
 let total = 0; // workers
 let loads = [];
 let roomList = [];
@@ -144,7 +145,13 @@ function take(ws, frame) {
 }
 
 const takers = {
-  hello({ seat, pid, workers, name }) {
+  hello({ seat, pid, workers, hub: run, name }) {
+    if (hub !== null && hub !== run) {
+      startRoom();
+      view.notice("The server has been started anew.");
+      lost = stats = null;
+    }
+    hub = run;
     server = { seat, pid };
     total = workers;
     entered = false;
