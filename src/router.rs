@@ -21,6 +21,7 @@
 mod deliver;
 mod ops;
 mod sabotage;
+mod slot_set;
 mod slots;
 
 use std::cmp::Reverse;
@@ -29,7 +30,6 @@ use std::sync::Arc;
 
 use crate::config::{Order, Timestamps};
 use crate::directory::{ChannelId, DirectoryWriter};
-use crate::doorbell::LEAVES;
 use crate::lane::{LaneReader, LaneRecord, LaneWord, Violation};
 use crate::queue::QueueWriter;
 use crate::record::{full_ticket, kind};
@@ -39,9 +39,10 @@ use crate::stats::Stats;
 use crate::subscriptions::Subscriptions;
 use crate::sync::Ordering;
 use crate::view::View;
+use deliver::{Small, Stage};
 #[cfg(debug_assertions)]
 pub use sabotage::Sabotage;
-use deliver::{Small, Stage};
+pub(crate) use slot_set::SlotSet;
 
 /// Bytes of records appended before the queues are published: more falls out of the L2 cache at
 /// high fan-out, less pays a compare-and-swap too often.
@@ -50,79 +51,6 @@ const OP_BYTES: usize = 16 << 10;
 const PASS_BYTES: usize = 128 << 10;
 /// Passes that a lane may be found empty before it is armed: arming costs the sender a doorbell.
 const IDLE_PASSES: u8 = 8;
-
-/// A set of slots that never allocates.
-#[derive(Clone, Debug)]
-pub(crate) struct SlotSet {
-    words: [u64; LEAVES],
-    /// Bit `i`: word `i` is not zero.
-    summary: u64,
-    len: usize,
-}
-
-impl SlotSet {
-    const fn new() -> Self {
-        Self {
-            words: [0; LEAVES],
-            summary: 0,
-            len: 0,
-        }
-    }
-
-    #[inline]
-    fn insert(&mut self, slot: usize) {
-        let (word, bit) = (slot / 64, 1 << (slot % 64));
-        self.len += usize::from(self.words[word] & bit == 0);
-        self.words[word] |= bit;
-        self.summary |= 1 << word;
-    }
-
-    #[inline]
-    fn remove(&mut self, slot: usize) {
-        let (word, bit) = (slot / 64, 1 << (slot % 64));
-        self.len -= usize::from(self.words[word] & bit != 0);
-        self.words[word] &= !bit;
-        if self.words[word] == 0 {
-            self.summary &= !(1 << word);
-        }
-    }
-
-    /// The lowest slot at or above `from`.
-    #[inline]
-    fn next(&self, from: usize) -> Option<usize> {
-        let word = from / 64;
-        let rest = self.words.get(word)? & (!0 << (from % 64));
-        if rest != 0 {
-            return Some(word * 64 + rest.trailing_zeros() as usize);
-        }
-        let later = self.summary & (!1 << word);
-        if later == 0 {
-            return None;
-        }
-        let word = later.trailing_zeros() as usize;
-        Some(word * 64 + self.words[word].trailing_zeros() as usize)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.summary == 0
-    }
-
-    /// Calls `each` with every slot and empties the set.
-    pub fn drain(&mut self, mut each: impl FnMut(usize)) {
-        let mut from = 0;
-        while let Some(slot) = self.next(from) {
-            self.remove(slot);
-            each(slot);
-            from = slot + 1;
-        }
-    }
-}
-
-impl Default for SlotSet {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// What a pass leaves for the master to do.
 #[derive(Debug)]
@@ -296,7 +224,7 @@ impl Router {
             self.extend_all();
             return None;
         }
-        if self.active.len == 1 && self.may_do_without_cut() && self.collect_sole() {
+        if self.active.len() == 1 && self.may_do_without_cut() && self.collect_sole() {
             return None;
         }
         if self.active.is_empty() {
@@ -626,36 +554,5 @@ impl Router {
             self.now = (self.clock)();
         }
         self.now
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::doorbell::MAX_SLOTS;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
-    proptest! {
-        #[test]
-        fn a_slot_set_walks_what_was_put_in(
-            ops in proptest::collection::vec((0..MAX_SLOTS, any::<bool>()), 0..200),
-        ) {
-            let (mut set, mut model) = (SlotSet::new(), BTreeSet::new());
-            for (slot, add) in ops {
-                if add {
-                    set.insert(slot);
-                    model.insert(slot);
-                } else {
-                    set.remove(slot);
-                    model.remove(&slot);
-                }
-            }
-            prop_assert_eq!(set.len, model.len());
-            let mut walked = Vec::new();
-            set.drain(|slot| walked.push(slot));
-            prop_assert_eq!(walked, model.into_iter().collect::<Vec<_>>());
-            prop_assert!(set.is_empty() && set.len == 0);
-        }
     }
 }

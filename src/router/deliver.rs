@@ -168,7 +168,8 @@ impl Router {
                 }
             }
             let header = header.routed(id.index, slot as u32);
-            self.stage.push(header, base.wrapping_add(at + record::HEADER));
+            self.stage
+                .push(header, base.wrapping_add(at + record::HEADER));
             at += size;
         }
         lane.reader.advance(at);

@@ -1,0 +1,114 @@
+//! A set of slots: the router's own, in its own memory.
+
+use crate::doorbell::LEAVES;
+
+/// A set of slots that never allocates.
+#[derive(Clone, Debug)]
+pub(crate) struct SlotSet {
+    words: [u64; LEAVES],
+    /// Bit `i`: word `i` is not zero.
+    summary: u64,
+    len: usize,
+}
+
+impl SlotSet {
+    pub const fn new() -> Self {
+        Self {
+            words: [0; LEAVES],
+            summary: 0,
+            len: 0,
+        }
+    }
+
+    #[inline]
+    pub fn insert(&mut self, slot: usize) {
+        let (word, bit) = (slot / 64, 1 << (slot % 64));
+        self.len += usize::from(self.words[word] & bit == 0);
+        self.words[word] |= bit;
+        self.summary |= 1 << word;
+    }
+
+    #[inline]
+    pub fn remove(&mut self, slot: usize) {
+        let (word, bit) = (slot / 64, 1 << (slot % 64));
+        self.len -= usize::from(self.words[word] & bit != 0);
+        self.words[word] &= !bit;
+        if self.words[word] == 0 {
+            self.summary &= !(1 << word);
+        }
+    }
+
+    /// The lowest slot at or above `from`.
+    #[inline]
+    pub fn next(&self, from: usize) -> Option<usize> {
+        let word = from / 64;
+        let rest = self.words.get(word)? & (!0 << (from % 64));
+        if rest != 0 {
+            return Some(word * 64 + rest.trailing_zeros() as usize);
+        }
+        let later = self.summary & (!1 << word);
+        if later == 0 {
+            return None;
+        }
+        let word = later.trailing_zeros() as usize;
+        Some(word * 64 + self.words[word].trailing_zeros() as usize)
+    }
+
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.summary == 0
+    }
+
+    /// Calls `each` with every slot and empties the set.
+    pub fn drain(&mut self, mut each: impl FnMut(usize)) {
+        let mut from = 0;
+        while let Some(slot) = self.next(from) {
+            self.remove(slot);
+            each(slot);
+            from = slot + 1;
+        }
+    }
+}
+
+impl Default for SlotSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doorbell::MAX_SLOTS;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn a_slot_set_walks_what_was_put_in(
+            ops in proptest::collection::vec((0..MAX_SLOTS, any::<bool>()), 0..200),
+        ) {
+            let (mut set, mut model) = (SlotSet::new(), BTreeSet::new());
+            for (slot, add) in ops {
+                if add {
+                    set.insert(slot);
+                    model.insert(slot);
+                } else {
+                    set.remove(slot);
+                    model.remove(&slot);
+                }
+            }
+            prop_assert_eq!(set.len(), model.len());
+            let mut walked = Vec::new();
+            set.drain(|slot| walked.push(slot));
+            prop_assert_eq!(walked, model.into_iter().collect::<Vec<_>>());
+            prop_assert!(set.is_empty());
+            prop_assert_eq!(set.len(), 0);
+        }
+    }
+}
