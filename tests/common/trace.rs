@@ -80,13 +80,11 @@ pub fn run_to_mark(child: &Child) {
     }
 }
 
-/// Lets a traced child execute one instruction; false when it was about to make a [`mark`].
-pub fn step(child: &Child) -> bool {
+/// Lets a traced child execute one instruction.
+pub fn step(child: &Child) {
     ptrace(libc::PTRACE_SINGLESTEP, child.pid(), 0);
-    match waitpid(child.pid(), None).expect("waitpid") {
-        WaitStatus::Stopped(_, Signal::SIGTRAP) => true,
-        status => panic!("the child ended: {status:?}"),
-    }
+    let stopped = WaitStatus::Stopped(child.pid(), Signal::SIGTRAP);
+    assert_eq!(waitpid(child.pid(), None), Ok(stopped));
 }
 
 /// Lets a traced child go on by itself.
