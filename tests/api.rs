@@ -45,7 +45,10 @@ fn a_large_message_arrives_whole() {
         assert!(got.body == body, "{len} bytes");
     }
     let over = vec![0; max + 1];
-    assert_eq!(a.send("big", &over), Err(SendError::TooLarge { len: max + 1, max }));
+    assert_eq!(
+        a.send("big", &over),
+        Err(SendError::TooLarge { len: max + 1, max })
+    );
 }
 
 #[test]
@@ -118,11 +121,18 @@ fn a_handle_outlives_all_subscribers_until_closed() {
 
 #[test]
 fn bad_names_and_limits_are_refused() {
-    let hub = Hub::builder().workers(1).channels(2).create().expect("a hub");
+    let hub = Hub::builder()
+        .workers(1)
+        .channels(2)
+        .create()
+        .expect("a hub");
     let _master = hub.start().expect("a master");
     let mut core = hub.attach(0, 0).expect("a core");
     assert_eq!(core.join(""), Err(JoinError::BadName(NameError::Empty)));
-    assert_eq!(core.send("a\0", b""), Err(SendError::BadName(NameError::Nul { at: 1 })));
+    assert_eq!(
+        core.send("a\0", b""),
+        Err(SendError::BadName(NameError::Nul { at: 1 }))
+    );
     assert_eq!(core.leave("never"), Err(LeaveError::NotJoined));
     core.join("1").expect("joined");
     core.join("2").expect("joined");
@@ -134,7 +144,11 @@ fn bad_names_and_limits_are_refused() {
 
 #[test]
 fn a_slow_core_learns_what_it_lost_where_it_lost_it() {
-    let hub = Hub::builder().workers(1).queue_bytes(4096).create().expect("a hub");
+    let hub = Hub::builder()
+        .workers(1)
+        .queue_bytes(4096)
+        .create()
+        .expect("a hub");
     let mut master = hub.master().expect("a master");
     let mut core = hub.attach(0, 0).expect("a core");
     core.join_async("c").expect("asked");
