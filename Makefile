@@ -22,11 +22,12 @@ VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version *= *"\(.*\)"
 # Before 1.0 every minor version may break the ABI, so it is part of the SONAME.
 SONAME := libcorecast.so.$(word 1,$(subst ., ,$(VERSION))).$(word 2,$(subst ., ,$(VERSION)))
 
-# 0.9.100 is the newest that builds with the declared minimum Rust version.
+# Built without optimisation, which halves the wait. 0.9.100 is the newest that builds with the declared minimum Rust version.
 NEXTEST_VERSION := 0.9.100
 TOOLS := $(TARGET)/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
+# No commas in what is said: they part the arguments of call.
 say = @printf '\n==> %s\n' $(1)
 
 .PHONY: help
@@ -55,18 +56,18 @@ test: ## run everything that CI runs
 	@printf '\n==> all of it passed: %s\n' "$(PHASES)"
 
 .PHONY: check-format
-check-format: tools-build ## rustfmt leaves the sources unchanged
+check-format: tools-lints ## rustfmt leaves the sources unchanged
 	$(call say,'format: rustfmt --check')
 	$(CARGO) fmt --all --check
 
 .PHONY: check-lints
-check-lints: tools-build ## clippy has nothing to say
-	$(call say,'lints: clippy, warnings denied')
+check-lints: tools-lints ## clippy has nothing to say
+	$(call say,'lints: clippy with warnings denied')
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 .PHONY: check-units
 check-units: tools-build tools-nextest ## unit and integration tests; the demo over HTTP; the C header
-	$(call say,'tests: unit, integration, demo over HTTP, C header')
+	$(call say,'tests: unit + integration + demo over HTTP + C header')
 	$(CARGO) nextest run --workspace
 
 .PHONY: check-docs
@@ -92,7 +93,7 @@ check-c: tools-c ## C programs against an installed tree, plain and under valgri
 
 .PHONY: check-benches
 check-benches: tools-build ## every bench runs once, as a test
-	$(call say,'benches: each once, as a test')
+	$(call say,'benches: each once as a test')
 	$(CARGO) test --release -p corecast --bench '*' -- --test
 
 # ------------------------------------------------------------ bench, header
@@ -150,11 +151,16 @@ define need
 	fi
 endef
 
-.PHONY: tools-build tools-c tools-nextest
+.PHONY: tools-build tools-lints tools-c tools-nextest
 tools-build:
 	@command -v $(CARGO) >/dev/null || { \
 	    echo 'missing: $(CARGO). Install a Rust toolchain first (rustup.rs)' >&2; exit 1; }
 	$(call need,cc,gcc libc6-dev)
+
+tools-lints: tools-build
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || \
+	    rustup component add rustfmt clippy || { \
+	    echo 'missing: rustfmt, clippy. Install them with your Rust toolchain' >&2; exit 1; }
 
 tools-c: tools-build
 	$(call need,gcc g++ pkg-config valgrind $(PYTHON),gcc g++ libc6-dev libc6-dbg pkg-config valgrind python3)
@@ -162,4 +168,4 @@ tools-c: tools-build
 tools-nextest: tools-build
 	@command -v cargo-nextest >/dev/null || { \
 	    echo '==> installing cargo-nextest $(NEXTEST_VERSION) into $(TOOLS)'; \
-	    $(CARGO) install --locked --quiet cargo-nextest --version $(NEXTEST_VERSION) --root $(TOOLS); }
+	    $(CARGO) install --locked --debug --quiet cargo-nextest --version $(NEXTEST_VERSION) --root $(TOOLS); }
