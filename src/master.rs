@@ -32,6 +32,8 @@ pub struct Master {
     pid: u32,
 }
 
+/// Passes in a row before the master looks at its descriptors.
+const PASSES: u32 = 256;
 /// Longest sleep: descriptors that could not be opened are tried again, at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
@@ -79,14 +81,15 @@ impl Master {
         let mut routed = self.take_events(Duration::ZERO)?;
         loop {
             routed += self.work();
-            if !self.may_sleep() {
-                continue;
-            }
-            let left = remaining(deadline);
+            let (asleep, left) = (self.may_sleep(), remaining(deadline));
             if routed > 0 || left.is_zero() {
+                if !asleep {
+                    // There is more to do, and nobody will ring for it: stay readable.
+                    self.hub.notify_router();
+                }
                 return Ok(routed);
             }
-            let events = self.wait(left)?;
+            let events = self.wait(if asleep { left } else { Duration::ZERO })?;
             routed += self.handle(events);
             if events == Events::Interrupted {
                 return Ok(routed);
@@ -123,16 +126,17 @@ impl Master {
         Ok(())
     }
 
-    /// Passes until nothing moves; returns the number of messages routed.
+    /// Passes until nothing moves, or it is time to look at what else there is: deaths must be
+    /// seen under load too. Returns the number of messages routed.
     fn work(&mut self) -> usize {
         let before = self.router().stats.messages;
         let spin = self.hub.view.config.spin;
-        let mut idle_since = None;
-        loop {
+        let (mut idle_since, mut passes) = (None, 0);
+        while passes < PASSES {
             let progress = self.router().step();
             self.notify();
             if progress {
-                idle_since = None;
+                (idle_since, passes) = (None, passes + 1);
                 continue;
             }
             if spin.is_zero() {
@@ -149,28 +153,34 @@ impl Master {
 
     /// Does what the last pass asked for.
     fn notify(&mut self) {
-        let hub = Arc::clone(&self.hub);
         let router = self.router();
-        if !router.outcome.wakes.is_empty() {
-            let mut wakes = 0;
-            router.outcome.wakes.drain(|slot| {
-                if let Some(fd) = hub.core_fds.get(slot) {
-                    notify::ring(fd);
-                    wakes += 1;
-                }
-            });
-            router.stats.wakes += wakes;
-            router.stats.store(&hub.view.header.counters);
+        let outcome = &router.outcome;
+        if !outcome.wakes.is_empty() || !outcome.events.is_empty() {
+            self.wake();
         }
-        router.outcome.events.drain(|slot| {
-            let event = hub.view.mailbox(slot).get();
-            // SYNC(mailbox.event): pairs with the core's load before it sets the waiting bit.
-            event.event.fetch_add(1, Ordering::SeqCst);
-            notify::futex_wake(&event.event);
-        });
-        if !router.outcome.owners.is_empty() {
+        if !self.router().outcome.owners.is_empty() {
             self.update_owners();
         }
+    }
+
+    fn wake(&mut self) {
+        let hub = Arc::clone(&self.hub);
+        let router = self.router();
+        let mut wakes = 0;
+        router.outcome.wakes.drain(|slot| {
+            if let Some(fd) = hub.core_fds.get(slot) {
+                notify::ring(fd);
+                wakes += 1;
+            }
+        });
+        router.outcome.events.drain(|slot| {
+            let mailbox = hub.view.mailbox(slot);
+            // SYNC(mailbox.event): pairs with the core's load before it sets the waiting bit.
+            mailbox.event.fetch_add(1, Ordering::SeqCst);
+            notify::futex_wake(&mailbox.event);
+        });
+        router.stats.wakes += wakes;
+        router.stats.store(&hub.view.header.counters);
     }
 
     fn update_owners(&mut self) {
@@ -380,10 +390,13 @@ impl Master {
     /// One turn of the thread: work, then sleep until there is more.
     fn turn(&mut self) -> Result<(), MasterError> {
         self.work();
-        if self.may_sleep() {
-            let events = self.wait(LONGEST_SLEEP)?;
-            self.handle(events);
-        }
+        let timeout = if self.may_sleep() {
+            LONGEST_SLEEP
+        } else {
+            Duration::ZERO
+        };
+        let events = self.wait(timeout)?;
+        self.handle(events);
         Ok(())
     }
 }
