@@ -22,7 +22,8 @@ VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version *= *"\(.*\)"
 # Before 1.0 every minor version may break the ABI, so it is part of the SONAME.
 SONAME := libcorecast.so.$(word 1,$(subst ., ,$(VERSION))).$(word 2,$(subst ., ,$(VERSION)))
 
-# Built without optimisation, which halves the wait. 0.9.100 is the newest that builds with the declared minimum Rust version.
+# Built without optimisation, which halves the wait. 0.9.100 is the newest that builds with
+# the declared minimum Rust version.
 NEXTEST_VERSION := 0.9.100
 TOOLS := $(TARGET)/tools
 export PATH := $(TOOLS)/bin:$(PATH)
