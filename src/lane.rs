@@ -320,6 +320,11 @@ impl LaneReader {
         self.head += size as u64;
     }
 
+    /// A reader of its own, to look at what lies ahead without stepping over it.
+    pub fn ahead(&self) -> Self {
+        Self { ..*self }
+    }
+
     /// Gives up everything up to `tail`, whatever it holds.
     pub fn skip_to(&mut self, tail: u64) {
         self.head = tail;

@@ -105,7 +105,7 @@ impl Core {
 
     fn end(&mut self, timeout: Duration) -> Result<(), SendError> {
         self.check()?;
-        let claimed = self.claim_waiting(HEADER, timeout);
+        let claimed = self.claim_last(timeout);
         self.detached = true;
         self.usable_in = u32::MAX; // no pid: every check looks closer
         let at = claimed?;
@@ -113,7 +113,21 @@ impl Core {
         // SAFETY: claimed, 16 bytes.
         unsafe { Header::new(kind::DETACH, 0, 0, 0, ticket).write(at) };
         self.publish();
+        self.tell_of_leaving();
         Ok(())
+    }
+
+    /// Claims room for the last record, taking what is received meanwhile out of the way: under
+    /// [`Overflow::Block`] the router may wait for room in this core's queue.
+    fn claim_last(&mut self, timeout: Duration) -> Result<*mut u8, SendError> {
+        let start = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(start.elapsed());
+            match self.claim_waiting(HEADER, left.min(Duration::from_millis(1))) {
+                Err(SendError::Timeout) if !left.is_zero() => self.drop_received(),
+                other => return other,
+            }
+        }
     }
 }
 

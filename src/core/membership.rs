@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::wait::Ended;
 use super::{Channel, Core};
+use crate::config::Overflow;
 use crate::directory::{ChannelId, check_name};
 use crate::error::{JoinError, LeaveError, SendError};
 use crate::record::{self, HEADER, Header, flags, kind, size_of_record};
@@ -153,6 +154,7 @@ impl Core {
             }
         };
         let op = self.request(kind::LEAVE, 0, 0, 0, name)?;
+        self.tell_of_leaving();
         self.memberships.joined.remove(name);
         if let Some(id) = channel {
             self.memberships.left.push(Left {
@@ -174,6 +176,7 @@ impl Core {
             return Ok(());
         }
         let op = self.request(kind::LEAVE_ALL, 0, 0, 0, b"")?;
+        self.tell_of_leaving();
         self.memberships.joined.clear();
         self.memberships.left.clear();
         self.memberships.left_all = op;
@@ -301,6 +304,14 @@ impl Core {
         // An event loop must not stop here: the router may wait for room in this core's own queue.
         let claimed = self.lane.claim(size, &self.mailbox.head);
         claimed.ok_or_else(|| self.full())
+    }
+
+    /// Under [`Overflow::Block`] the router may wait for this core to receive; then it must look at
+    /// the request that says that it will not.
+    pub(super) fn tell_of_leaving(&self) {
+        if self.hub.view.config.overflow == Overflow::Block {
+            self.ring();
+        }
     }
 
     fn publish_request(&mut self) {

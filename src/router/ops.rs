@@ -82,6 +82,35 @@ impl Router {
         }
     }
 
+    /// A leave that takes effect before its turn: it may lie behind the very message that waits
+    /// for room in the queue of the core that leaves, which has no reason to receive any more.
+    /// Nobody can tell, for the core drops what was on its way. False: it has not left.
+    #[cold]
+    pub(super) fn leave_ahead(&mut self, slot: usize, channel: u32) -> bool {
+        let mut ahead = self.lanes[slot].reader.ahead();
+        while let Ok(Some(record)) = ahead.peek() {
+            if self.is_leave_of(record, channel) {
+                self.leave(slot, channel);
+                return true;
+            }
+            ahead.advance(record.header.size());
+        }
+        false
+    }
+
+    fn is_leave_of(&self, record: LaneRecord, channel: u32) -> bool {
+        match record.header.kind() {
+            kind::LEAVE_ALL | kind::DETACH => true,
+            kind::LEAVE => {
+                let mut buffer = [0; NAME_MAX];
+                let name = record_name(&mut buffer, record).ok();
+                let id = name.and_then(|name| self.directory.view().find(name));
+                id.is_some_and(|id| id.index == channel)
+            }
+            _ => false,
+        }
+    }
+
     fn close(&mut self, slot: usize, channel: u32, generation: u32) {
         let id = ChannelId {
             index: channel,
