@@ -191,13 +191,6 @@ impl LaneWriter {
         Some(unsafe { self.ring.add(start) })
     }
 
-    /// True when [`Self::claim`] of `size` bytes would succeed.
-    pub fn could_claim(&mut self, size: usize, head: &AtomicU64) -> bool {
-        let offset = self.tail as usize & (self.capacity - 1);
-        let needed = self.skip(offset, size) + size;
-        self.has_room(needed, head)
-    }
-
     /// Bytes to pad so that a record of `size` does not wrap and stays in the window if it can.
     #[inline]
     fn skip(&self, offset: usize, size: usize) -> usize {

@@ -84,12 +84,11 @@ impl Core {
         body: &[u8],
         timeout: Duration,
     ) -> Result<(), SendError> {
-        match self.send(name.as_ref(), body) {
-            Err(SendError::Full) => {}
-            other => return other,
+        let name = name.as_ref();
+        match self.send(name, body) {
+            Err(SendError::Full) => self.wait_for_room(timeout, |core| core.send(name, body)),
+            other => other,
         }
-        self.wait_for_room(self.largest_size(body.len()), timeout)?;
-        self.send(name, body)
     }
 
     /// [`Self::send_to`], waiting up to `timeout` while the lane is full.
@@ -103,11 +102,9 @@ impl Core {
         timeout: Duration,
     ) -> Result<(), SendError> {
         match self.send_to(channel, body) {
-            Err(SendError::Full) => {}
-            other => return other,
+            Err(SendError::Full) => self.wait_for_room(timeout, |core| core.send_to(channel, body)),
+            other => other,
         }
-        self.wait_for_room(self.largest_size(body.len()), timeout)?;
-        self.send_to(channel, body)
     }
 
     /// Sends several messages with one publication. Returns how many were taken: fewer than given
@@ -325,11 +322,6 @@ impl Core {
     #[inline]
     fn stamp_flag(&self) -> u8 {
         if self.stamped { flags::TIMED } else { 0 }
-    }
-
-    /// Bytes that a message can take at most, whatever precedes it.
-    fn largest_size(&self, len: usize) -> usize {
-        size_of_record(1 + NAME_MAX + STAMP_BYTES + len) + HEADER
     }
 
     #[inline]

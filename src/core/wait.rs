@@ -101,18 +101,16 @@ impl Core {
         Ok(())
     }
 
-    /// Waits until the lane has room for `size` bytes.
+    /// Tries `send` until the lane takes it, at most for `timeout`.
     pub(super) fn wait_for_room(
         &mut self,
-        size: usize,
         timeout: Duration,
+        mut send: impl FnMut(&mut Self) -> Result<(), SendError>,
     ) -> Result<(), SendError> {
-        self.wait_for(timeout, |core| {
-            core.lane
-                .could_claim(size, &core.mailbox.get().head)
-                .then_some(())
-        })
-        .map_err(SendError::from)
+        self.wait_for(timeout, |core| match send(core) {
+            Err(SendError::Full) => None,
+            result => Some(result),
+        })?
     }
 
     /// Claims `size` bytes of the lane, waiting for room.
