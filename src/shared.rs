@@ -1,6 +1,7 @@
 //! The fixed shapes in the region, besides the protocol words of `ticket`, `doorbell`, `lane`
 //! and `queue`: header, slot words, mailboxes, directory entries.
 
+use crate::answer::Answer;
 use crate::stats::COUNTERS;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -178,44 +179,20 @@ pub(crate) struct Mailbox {
     pub answers: [Answer; ANSWERS],
 }
 
-/// One answer.
-#[repr(C)]
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// The ask number, from 1; stored last with Release.
-    ask: AtomicU64,
-    /// Channel index in the low half, generation in the high half; 0: no channel was free.
-    result: AtomicU64,
-}
-
 impl Answer {
     /// Router: answers `ask`.
     pub fn give(&self, ask: u64, channel: Option<crate::ChannelId>) {
         let result = channel.map_or(0, |c| u64::from(c.generation) << 32 | u64::from(c.index));
-        // Relaxed: published by the store below.
-        self.result.store(result, Ordering::Relaxed);
-        // SYNC(answer): pairs with the Acquire in `get`; publishes the result and the directory.
-        self.ask.store(ask, Ordering::Release);
+        self.put(ask, result);
     }
 
     /// Core: the answer to `ask`, once it is there.
     pub fn get(&self, ask: u64) -> Option<Option<crate::ChannelId>> {
-        // SYNC(answer): pairs with the Release in `give`.
-        if self.ask.load(Ordering::Acquire) != ask {
-            return None;
-        }
-        // Relaxed: ordered by the Acquire above; not overwritten before the ask is consumed.
-        let result = self.result.load(Ordering::Relaxed);
+        let result = self.result(ask)?;
         Some((result != 0).then_some(crate::ChannelId {
             index: result as u32,
             generation: (result >> 32) as u32,
         }))
-    }
-
-    /// Router: forgets the answer, for the slot's next owner.
-    pub fn clear(&self) {
-        // Relaxed: published by the release of the slot word.
-        self.ask.store(0, Ordering::Relaxed);
     }
 }
 

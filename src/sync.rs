@@ -6,7 +6,7 @@
 //! * loom treats a `SeqCst` access as `AcqRel`. Under `cfg(loom)` a `SeqCst` access is therefore
 //!   bracketed by `fence(SeqCst)`, which loom does model; the code that ships pays nothing.
 //! * [`order`] names an ordering by its SYNC tag. It is the identity in real builds; a model can
-//!   weaken one tag and show that the claim then fails.
+//!   weaken tags, or stop a thread at one, and show that the claim then fails, or still holds.
 
 pub(crate) use std::sync::atomic::Ordering;
 
@@ -29,39 +29,71 @@ mod imp {
 #[cfg(loom)]
 mod imp {
     use super::Ordering;
-    use std::cell::Cell;
+    use loom::thread::ThreadId;
+    use std::cell::RefCell;
 
     thread_local! {
-        // loom runs all threads of a model on one OS thread, so this is shared by them.
-        static WEAKENED: Cell<Option<(&'static str, Ordering)>> = const { Cell::new(None) };
+        // loom runs all threads of a model on one OS thread, so these are shared by them.
+        static WEAKENED: RefCell<Vec<(&'static str, Ordering)>> = const { RefCell::new(Vec::new()) };
+        static STOPS: RefCell<Vec<(&'static str, ThreadId)>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// Makes the place tagged `site` use `order`; `None` restores all.
-    pub fn weaken(site: Option<(&'static str, Ordering)>) {
-        WEAKENED.with(|w| w.set(site));
+    /// Restores all orderings, and forgets all stops, when dropped.
+    #[must_use]
+    pub struct Weakened(());
+
+    impl Drop for Weakened {
+        fn drop(&mut self) {
+            WEAKENED.with_borrow_mut(Vec::clear);
+            STOPS.with_borrow_mut(Vec::clear);
+        }
+    }
+
+    /// Makes each place named by a tag use the ordering given with it. `AcqRel` means `Acquire` at
+    /// a load and `Release` at a store.
+    pub fn weaken(sites: &[(&'static str, Ordering)]) -> Weakened {
+        WEAKENED.with_borrow_mut(|w| *w = sites.to_vec());
+        Weakened(())
+    }
+
+    /// What a thread unwinds with when it stops for ever.
+    pub struct Stopped;
+
+    /// Makes the calling thread of a model stop for ever (unwind with [`Stopped`]) when it next
+    /// comes to the place tagged `site`.
+    pub fn stop_at(site: &'static str) {
+        STOPS.with_borrow_mut(|stops| stops.push((site, loom::thread::current().id())));
     }
 
     /// The ordering to use at the place tagged `site`.
     pub fn order(site: &'static str, order: Ordering) -> Ordering {
-        match WEAKENED.with(Cell::get) {
-            Some((weak, replacement)) if weak == site => replacement,
-            _ => order,
+        if is_stop(site) {
+            // Not a panic: nothing is wrong, and the hook need not tell of it.
+            std::panic::resume_unwind(Box::new(Stopped));
         }
+        let weakened = |w: &Vec<(_, _)>| w.iter().find(|(s, _)| *s == site).map(|(_, o)| *o);
+        WEAKENED.with_borrow(weakened).unwrap_or(order)
+    }
+
+    fn is_stop(site: &'static str) -> bool {
+        let stops = |s: &Vec<_>| !s.is_empty() && s.contains(&(site, loom::thread::current().id()));
+        STOPS.with_borrow(stops)
     }
 
     /// `loom`'s atomic, with `SeqCst` accesses bracketed by fences (see the module's header).
     #[derive(Debug)]
     pub struct AtomicU64(loom::sync::atomic::AtomicU64);
 
+    fn fence_if(condition: bool) {
+        if condition {
+            loom::sync::atomic::fence(Ordering::SeqCst);
+        }
+    }
+
     fn bracketed<T>(order: Ordering, access: impl FnOnce() -> T) -> T {
-        let seq_cst = order == Ordering::SeqCst;
-        if seq_cst {
-            loom::sync::atomic::fence(Ordering::SeqCst);
-        }
+        fence_if(order == Ordering::SeqCst);
         let value = access();
-        if seq_cst {
-            loom::sync::atomic::fence(Ordering::SeqCst);
-        }
+        fence_if(order == Ordering::SeqCst);
         value
     }
 
@@ -71,11 +103,19 @@ mod imp {
         }
 
         pub fn load(&self, order: Ordering) -> u64 {
-            bracketed(order, || self.0.load(order))
+            let half = match order {
+                Ordering::AcqRel => Ordering::Acquire,
+                whole => whole,
+            };
+            bracketed(order, || self.0.load(half))
         }
 
         pub fn store(&self, value: u64, order: Ordering) {
-            bracketed(order, || self.0.store(value, order));
+            let half = match order {
+                Ordering::AcqRel => Ordering::Release,
+                whole => whole,
+            };
+            bracketed(order, || self.0.store(value, half));
         }
 
         pub fn swap(&self, value: u64, order: Ordering) -> u64 {
@@ -94,6 +134,8 @@ mod imp {
             bracketed(order, || self.0.fetch_and(value, order))
         }
 
+        /// The second fence belongs to the success alone. The first comes before the outcome is
+        /// known: a failed `SeqCst` exchange is a little stronger here than the language has it.
         pub fn compare_exchange(
             &self,
             old: u64,
@@ -101,9 +143,10 @@ mod imp {
             success: Ordering,
             failure: Ordering,
         ) -> Result<u64, u64> {
-            bracketed(success, || {
-                self.0.compare_exchange(old, new, success, failure)
-            })
+            fence_if(success == Ordering::SeqCst);
+            let result = self.0.compare_exchange(old, new, success, failure);
+            fence_if(success == Ordering::SeqCst && result.is_ok());
+            result
         }
     }
 }
