@@ -214,8 +214,10 @@ impl LaneWriter {
         if fits(self) {
             return true;
         }
-        // SYNC(lane.head): pairs with the router's Release store; it has read all below.
-        let fresh = head.load(Ordering::Acquire);
+        // SYNC(lane.head): pairs with the router's store; it has read all below. SeqCst: a core
+        // that waits looks here after it has set `waiting`, and the router reads that after its
+        // store; one of the two must see the other.
+        let fresh = head.load(Ordering::SeqCst);
         // A head beyond our tail or behind our last look is damage; ignoring it keeps us safe.
         if fresh >= self.head && fresh <= self.tail {
             self.head = fresh;
