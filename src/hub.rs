@@ -120,7 +120,8 @@ impl Hub {
     /// The master, to be driven by the host's own loop with [`Master::poll`].
     ///
     /// # Errors
-    /// There is a master already, or a system call failed.
+    /// There is a master already, the last one ran in another process (only that one knows what
+    /// has been routed), or a system call failed.
     pub fn master(&self) -> Result<Master, MasterError> {
         Master::new(Arc::clone(&self.inner))
     }

@@ -49,11 +49,16 @@ impl Master {
         if let MasterState::Running(pid) = MasterState::load(state) {
             return Err(MasterError::AlreadyRunning { pid });
         }
-        let taken = hub.router.try_lock().and_then(|mut r| r.take());
+        let mut kept = hub.router.try_lock();
         let pid = hub.mark.enter();
-        let Some(router) = taken else {
+        let Some(router) = kept.as_mut().and_then(|kept| kept.take()) else {
             return Err(MasterError::AlreadyRunning { pid });
         };
+        if !router.is_current() {
+            kept.as_mut().and_then(|kept| kept.replace(router));
+            return Err(MasterError::WrongProcess);
+        }
+        drop(kept);
         // SYNC(master.state): read by cores in slow paths; says only who runs.
         state.store(MasterState::Running(pid).pack(), Ordering::Release);
         let epoll = Arc::new(epoll);

@@ -8,6 +8,7 @@
 
 use super::{Router, Standing};
 use crate::shared::ANSWERS;
+use crate::stats::Stats;
 use crate::sync::Ordering;
 
 impl Router {
@@ -44,6 +45,11 @@ impl Router {
         lane.standing = Standing::Live;
         self.stats.cores += 1;
         self.outcome.owners.insert(slot);
+    }
+
+    /// False when another process has routed since: what this router believes is of the past.
+    pub fn is_current(&self) -> bool {
+        Stats::load(&self.view.header.counters).passes == self.stats.passes
     }
 
     /// The process that holds the slot, if any.
