@@ -92,7 +92,7 @@ typedef enum {
      */
     CHANNEL_E_NOT_JOINED = -23,
     /**
-     * The channel id was closed, and its number may be another channel's now.
+     * No channel has that id: nobody has it open or joined any more.
      */
     CHANNEL_E_STALE_CHANNEL = -24,
     /**
