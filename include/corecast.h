@@ -414,7 +414,9 @@ typedef struct {
      */
     uint32_t core;
     /**
-     * Position in the order of the hub: it never decreases from one message to the next.
+     * Position in the order of the hub. It never decreases among messages of one sender; another
+     * sender that was held up may come late, with a smaller one. The order received is the order
+     * of the hub.
      * Messages that one core sent in a row may share one.
      */
     uint64_t ticket;

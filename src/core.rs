@@ -66,7 +66,9 @@ pub struct Message<'a> {
     pub body: &'a [u8],
     /// Who sent it.
     pub sender: Sender,
-    /// Its place in the hub's order: never decreases from one message to the next.
+    /// Its place in the hub's order. Never decreases among messages of one sender; otherwise a
+    /// message may come late, with a smaller ticket than the one before, if its sender was held up
+    /// between taking the ticket and publishing. The order received is the order of the hub.
     pub ticket: u64,
     /// Nanoseconds since the epoch (CLOCK_REALTIME), 0 when timestamps are off.
     pub timestamp: u64,

@@ -52,7 +52,9 @@ pub struct ChannelMessage {
     pub worker: u32,
     /// Core of that worker that sent it.
     pub core: u32,
-    /// Position in the order of the hub: it never decreases from one message to the next.
+    /// Position in the order of the hub. It never decreases among messages of one sender; another
+    /// sender that was held up may come late, with a smaller one. The order received is the order
+    /// of the hub.
     /// Messages that one core sent in a row may share one.
     pub ticket: u64,
     /// Nanoseconds since 1970 (CLOCK_REALTIME), or 0 if the hub keeps none.
