@@ -34,6 +34,10 @@ impl Round {
         self.deliveries as f64 / self.seconds
     }
 
+    fn cpu_ns(&self) -> f64 {
+        self.cpu_seconds * 1e9 / self.deliveries as f64
+    }
+
     fn per_message(&self, count: f64) -> f64 {
         count / self.published as f64
     }
@@ -72,8 +76,13 @@ pub struct Row {
     pub published: Spread,
     /// Deliveries per second.
     pub deliveries: Spread,
-    /// Median of this row over the median of the relay.
+    /// Processor nanoseconds of all processes per delivery.
+    pub cpu_ns: Spread,
+    /// Median throughput of this row over that of the relay.
     pub ratio: Option<f64>,
+    /// Median processor time per delivery of the relay over that of this row: what another load on
+    /// the machine disturbs less.
+    pub cpu_ratio: Option<f64>,
     /// The rounds, in their order.
     pub rounds: Vec<Round>,
 }
@@ -85,7 +94,9 @@ impl Row {
             way,
             published: Spread::of(rounds.iter().map(Round::published_rate).collect()),
             deliveries: Spread::of(rounds.iter().map(Round::delivery_rate).collect()),
+            cpu_ns: Spread::of(rounds.iter().map(Round::cpu_ns).collect()),
             ratio: None,
+            cpu_ratio: None,
             rounds,
         }
     }
@@ -108,38 +119,43 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Sets each row's ratio to the floor's row, if that was run.
+    /// Sets each row's ratios to the floor's row, if that was run.
     pub fn compare_with(&mut self, floor: &str) {
         let floor_row = self.rows.iter().find(|row| row.way == floor);
-        let base = floor_row.map(|row| row.published.median);
+        let Some(base) = floor_row.map(|row| (row.published.median, row.cpu_ns.median)) else {
+            return;
+        };
         for row in self.rows.iter_mut().filter(|row| row.way != floor) {
-            row.ratio = base.map(|base| row.published.median / base);
+            row.ratio = Some(row.published.median / base.0);
+            row.cpu_ratio = Some(base.1 / row.cpu_ns.median);
         }
     }
 }
 
+/// Columns of the table: two lines of heading, and the width.
+const COLUMNS: [(&str, &str, usize); 11] = [
+    ("", "cell", 13),
+    ("", "way", 13),
+    ("published/s", "min / median / max", 24),
+    ("deliveries/s", "min / median / max", 24),
+    ("", "ratio", 8),
+    ("ns CPU", "/deliv.", 9),
+    ("", "ratio", 8),
+    ("", "CPUs", 6),
+    ("wakes", "/msg", 8),
+    ("calls", "/msg", 8),
+    ("sleeps", "/msg", 8),
+];
+
 /// Heading of the table that [`lines`] fills.
 ///
-/// `calls` are system calls that move, wait or wake; `sleeps` voluntary context switches of all
-/// processes; `CPUs` how many processors they kept busy: less than the machine has means waiting,
-/// or another load beside this one.
+/// The first ratio is of throughput, the second of processor time; both are better above 1. `CPUs`
+/// is how many processors a round kept busy: less than the machine has means waiting, or another
+/// load beside this one. `calls` are system calls that move, wait or wake, as far as they are
+/// counted; `sleeps` are voluntary context switches of all processes.
 pub fn heading() -> String {
-    let spread = "min / median / max";
-    let above = [
-        "",
-        "",
-        "published/s",
-        "deliveries/s",
-        "",
-        "wakes",
-        "calls",
-        "sleeps",
-        "",
-        "ns CPU",
-    ];
-    let below = [
-        "cell", "way", spread, spread, "ratio", "/msg", "/msg", "/msg", "CPUs", "/deliv.",
-    ];
+    let above = COLUMNS.map(|(above, _, _)| above.to_owned());
+    let below = COLUMNS.map(|(_, below, _)| below.to_owned());
     format!("{}\n{}", columns(&above), columns(&below))
 }
 
@@ -148,7 +164,7 @@ pub fn lines(entry: &Entry) -> String {
     let mut out = String::new();
     let mut cell = entry.cell.to_string();
     for row in &entry.rows {
-        let _ = writeln!(out, "{}", line(&std::mem::take(&mut cell), row));
+        let _ = writeln!(out, "{}", line(std::mem::take(&mut cell), row));
     }
     if let Some(failure) = &entry.failure {
         let _ = writeln!(out, "{cell:<13}FAILED: {failure}");
@@ -156,51 +172,45 @@ pub fn lines(entry: &Entry) -> String {
     out
 }
 
-fn line(cell: &str, row: &Row) -> String {
+fn line(cell: String, row: &Row) -> String {
+    let per_message = |count: fn(&Round) -> u64| {
+        small(row.median(|round| round.per_message(count(round) as f64)))
+    };
     let wakes = row.rounds[0]
         .wakes
-        .map(|_| small(row.median(|round| round.per_message(round.wakes.unwrap_or(0) as f64))));
-    let texts = [
+        .map(|_| per_message(|round| round.wakes.unwrap_or(0)));
+    columns(&[
+        cell,
+        row.way.clone(),
         spread(row.published),
         spread(row.deliveries),
-        row.ratio
-            .map_or(String::new(), |ratio| format!("{ratio:.2} x")),
-        wakes.unwrap_or("-".to_owned()),
-        small(row.median(|round| round.per_message(round.calls as f64))),
-        small(row.median(|round| round.per_message(round.sleeps as f64))),
+        ratio(row.ratio),
+        format!("{:.1}", row.cpu_ns.median),
+        ratio(row.cpu_ratio),
         format!(
             "{:.2}",
             row.median(|round| round.cpu_seconds / round.seconds)
         ),
-        format!(
-            "{:.1}",
-            row.median(|round| round.cpu_seconds * 1e9 / round.deliveries as f64)
-        ),
-    ];
-    let texts = texts.each_ref().map(String::as_str);
-    let [published, deliveries, ratio, wakes, calls, sleeps, cpus, ns] = texts;
-    columns(&[
-        cell, &row.way, published, deliveries, ratio, wakes, calls, sleeps, cpus, ns,
+        wakes.unwrap_or("-".to_owned()),
+        per_message(|round| round.calls),
+        per_message(|round| round.sleeps),
     ])
 }
 
-fn columns(texts: &[&str; 10]) -> String {
-    let [
-        cell,
-        way,
-        published,
-        deliveries,
-        ratio,
-        wakes,
-        calls,
-        sleeps,
-        cpus,
-        ns,
-    ] = texts;
-    format!(
-        "{cell:<13}{way:<14}{published:>24}{deliveries:>24}{ratio:>9}{wakes:>8}{calls:>8}\
-         {sleeps:>8}{cpus:>7}{ns:>9}"
-    )
+fn ratio(value: Option<f64>) -> String {
+    value.map_or(String::new(), |value| format!("{value:.2} x"))
+}
+
+/// Names to the left, figures to the right.
+fn columns(texts: &[String; COLUMNS.len()]) -> String {
+    let mut out = String::new();
+    for (index, (text, (_, _, width))) in texts.iter().zip(COLUMNS).enumerate() {
+        let _ = match index {
+            0 | 1 => write!(out, "{text:<width$}"),
+            _ => write!(out, "{text:>width$}"),
+        };
+    }
+    out
 }
 
 fn spread(rates: Spread) -> String {
