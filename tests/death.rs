@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{Child, LONG, Rng, Watchdog, fork, open_fds, shared_words, trace, wait_until};
+use common::{Child, LONG, Rng, Watchdog, alone, fork, open_fds, shared_words, trace, wait_until};
 use corecast::{Core, Hub, JoinError, Master, Overflow, RecvError, SendError, Sender};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -112,6 +112,7 @@ fn make_noise(hub: &Hub, worker: u32) {
 
 #[test]
 fn workers_killed_under_load_take_nothing_from_others_and_leave_nothing_behind() {
+    let _alone = alone();
     const KILLS: u64 = 60;
     let _watchdog = Watchdog::new(3 * LONG);
     let hub = Hub::builder().workers(3).cores(2).create().expect("a hub");
@@ -162,6 +163,7 @@ fn workers_killed_under_load_take_nothing_from_others_and_leave_nothing_behind()
 
 #[test]
 fn a_successor_attaches_before_the_death_was_seen() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let mut master = hub.master().expect("a master");
@@ -207,6 +209,7 @@ fn idle_worker(hub: &Hub, master: &mut Master) -> Child {
 
 #[test]
 fn the_hosts_word_that_a_worker_died_is_checked_and_acted_on_at_once() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let mut master = hub.master().expect("a master");
@@ -222,6 +225,7 @@ fn the_hosts_word_that_a_worker_died_is_checked_and_acted_on_at_once() {
 
 #[test]
 fn a_death_makes_a_host_driven_master_readable() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let mut master = hub.master().expect("a master");
@@ -242,6 +246,7 @@ fn a_death_makes_a_host_driven_master_readable() {
 /// its queue, which nobody reads, then stopped a hub that blocks.
 #[test]
 fn a_dead_cores_last_joins_do_not_stop_a_hub_that_blocks() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let blocking = Hub::builder().workers(1).overflow(Overflow::Block);
     let hub = blocking.queue_bytes(4096).create().expect("a hub");
@@ -302,6 +307,7 @@ fn received_theirs(pair: &mut Pair) -> bool {
 
 #[test]
 fn a_sender_stopped_at_any_instruction_of_a_send_stalls_nobody() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(3 * LONG);
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let mut master = hub.master().expect("a master");
@@ -325,6 +331,7 @@ fn a_sender_stopped_at_any_instruction_of_a_send_stalls_nobody() {
 
 #[test]
 fn a_sender_killed_at_any_point_of_a_send_has_sent_it_whole_or_not_at_all() {
+    let _alone = alone();
     const KILLS: usize = 60;
     let _watchdog = Watchdog::new(3 * LONG);
     let hub = Hub::builder().workers(1).create().expect("a hub");
@@ -360,6 +367,7 @@ fn a_sender_killed_at_any_point_of_a_send_has_sent_it_whole_or_not_at_all() {
 
 #[test]
 fn a_stopped_worker_stalls_nobody_and_goes_on_where_it_was() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(3 * LONG);
     // Room for whatever comes while this process has to wait for a CPU.
     let roomy = Hub::builder().workers(2).queue_bytes(128 << 20);
@@ -419,6 +427,7 @@ fn patient_hub() -> Hub {
 
 #[test]
 fn waiting_calls_end_when_the_master_stops() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = patient_hub();
     let master = hub.master().expect("a master");
@@ -427,6 +436,7 @@ fn waiting_calls_end_when_the_master_stops() {
 
 #[test]
 fn waiting_calls_end_when_the_process_of_the_master_is_killed() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = patient_hub();
     let up = &shared_words(1)[0];
@@ -442,6 +452,7 @@ fn waiting_calls_end_when_the_process_of_the_master_is_killed() {
 
 #[test]
 fn a_stopped_master_thread_leaves_nothing_unreceived() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let master = hub.start().expect("a master");

@@ -3,8 +3,11 @@
 //!
 //! `CORECAST_LONG=1` makes it ten million names instead of 200,000 (use a release build).
 
+mod common;
+
 use std::time::Duration;
 
+use common::alone;
 use corecast::{Core, Hub, JoinTicket, Master};
 
 /// Names that are joined at a time: as many as joins may be unanswered.
@@ -65,6 +68,7 @@ fn batch(core: &mut Core, master: &mut Master, from: u64) {
 
 #[test]
 fn joining_and_leaving_ever_new_names_leaves_memory_flat() {
+    let _alone = alone();
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let mut master = hub.master().expect("a master");
     let mut core = hub.attach(0, 0).expect("a core");
@@ -94,6 +98,7 @@ fn joining_and_leaving_ever_new_names_leaves_memory_flat() {
 /// The same with every channel in use at once: then one more is refused, and room comes back.
 #[test]
 fn filling_the_directory_again_and_again_leaves_memory_flat() {
+    let _alone = alone();
     const CHANNELS: u64 = 4096;
     let builder = Hub::builder().workers(1).channels(CHANNELS as u32);
     let hub = builder.create().expect("a hub");

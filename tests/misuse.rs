@@ -12,7 +12,7 @@ use std::error::Error;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{LONG, Watchdog, fork, open_fds, shared_words, wait_until};
+use common::{LONG, Watchdog, alone, fork, open_fds, shared_words, wait_until};
 use corecast::{
     AttachError, Channel, ChannelId, Config, ConfigError, Core, CreateError, Hub, JoinError,
     LeaveError, Master, MasterError, NameError, RecvError, SendError, Stats,
@@ -44,6 +44,7 @@ fn state(hub: &Hub, core: &Core) -> (Stats, usize, usize, usize) {
 
 #[test]
 fn bad_names_are_refused_by_every_call_that_takes_one() {
+    let _alone = alone();
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let mut master = hub.master().expect("a master");
     let mut core = hub.attach(0, 0).expect("a core");
@@ -86,6 +87,7 @@ fn bad_names_are_refused_by_every_call_that_takes_one() {
 
 #[test]
 fn messages_over_the_limit_are_refused_whole() {
+    let _alone = alone();
     let hub = Hub::builder()
         .workers(1)
         .max_message(1000)
@@ -117,6 +119,7 @@ fn messages_over_the_limit_are_refused_whole() {
 
 #[test]
 fn the_channel_limit_refuses_joins_and_handles() {
+    let _alone = alone();
     let hub = Hub::builder()
         .workers(1)
         .channels(2)
@@ -144,6 +147,7 @@ fn the_channel_limit_refuses_joins_and_handles() {
 
 #[test]
 fn more_unanswered_joins_than_allowed_are_refused() {
+    let _alone = alone();
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let mut master = hub.master().expect("a master");
     let mut core = hub.attach(0, 0).expect("a core");
@@ -164,6 +168,7 @@ fn more_unanswered_joins_than_allowed_are_refused() {
 
 #[test]
 fn what_was_not_joined_or_opened_cannot_be_left_or_closed() {
+    let _alone = alone();
     let hub = Hub::builder().workers(2).create().expect("a hub");
     let mut master = hub.master().expect("a master");
     let mut core = hub.attach(0, 0).expect("a core");
@@ -182,6 +187,7 @@ fn what_was_not_joined_or_opened_cannot_be_left_or_closed() {
 
 #[test]
 fn handles_that_were_never_given_out_are_stale() {
+    let _alone = alone();
     let hub = Hub::builder()
         .workers(1)
         .channels(8)
@@ -207,6 +213,7 @@ fn handles_that_were_never_given_out_are_stale() {
 
 #[test]
 fn slots_out_of_range_or_held_are_refused() {
+    let _alone = alone();
     let hub = Hub::builder()
         .workers(2)
         .cores(3)
@@ -264,6 +271,7 @@ fn slots_out_of_range_or_held_are_refused() {
 
 #[test]
 fn a_slot_held_by_another_process_is_refused_and_so_is_one_slot_too_many() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = Hub::builder().workers(1).extra(1).create().expect("a hub");
     let _master = hub.start().expect("a master");
@@ -289,6 +297,7 @@ fn a_slot_held_by_another_process_is_refused_and_so_is_one_slot_too_many() {
 
 #[test]
 fn a_core_made_before_a_fork_is_of_no_use_in_the_child() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = Hub::builder().workers(2).create().expect("a hub");
     let mut master = hub.master().expect("a master");
@@ -342,6 +351,7 @@ fn a_core_made_before_a_fork_is_of_no_use_in_the_child() {
 
 #[test]
 fn a_worker_process_has_no_other_workers_slots_and_is_not_the_master() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = Hub::builder().workers(2).create().expect("a hub");
     let _master = hub.start().expect("a master");
@@ -369,6 +379,7 @@ fn a_worker_process_has_no_other_workers_slots_and_is_not_the_master() {
 
 #[test]
 fn wrong_configurations_are_refused_with_field_value_and_limit() {
+    let _alone = alone();
     type Edit = fn(&mut Config);
     let cases: [(Edit, &[&str]); 17] = [
         (|c| c.workers = 0, &["workers is 0", "at least 1"]),
@@ -433,6 +444,7 @@ fn wrong_configurations_are_refused_with_field_value_and_limit() {
 
 #[test]
 fn a_hub_that_needs_more_descriptors_than_allowed_is_refused() {
+    let _alone = alone();
     let config = Hub::builder().workers(100).config().clone();
     fork(|| {
         setrlimit(Resource::RLIMIT_NOFILE, 100, 100).expect("setrlimit");
@@ -452,6 +464,7 @@ fn a_hub_that_needs_more_descriptors_than_allowed_is_refused() {
 
 #[test]
 fn a_hub_makes_no_more_descriptors_than_it_says() {
+    let _alone = alone();
     let hub = Hub::builder().workers(8).cores(2).extra(3);
     let (need, before) = (hub.config().requirements().expect("valid").fds, open_fds());
     let hub = hub.create().expect("a hub");
@@ -467,6 +480,7 @@ fn a_hub_makes_no_more_descriptors_than_it_says() {
 
 #[test]
 fn a_hub_that_needs_more_memory_than_there_is_is_refused() {
+    let _alone = alone();
     let mut config = Hub::builder().workers(1000).config().clone();
     config.max_message = 1 << 30;
     let need = config.requirements().expect("valid").bytes;
@@ -507,6 +521,7 @@ fn taken(populate: bool) -> u64 {
 
 #[test]
 fn a_populated_hub_takes_at_once_what_it_says_and_others_do_not() {
+    let _alone = alone();
     // The figure is of the whole machine, so others may disturb it; not each time.
     assert!((0..10).any(|_| taken(true) >= 80));
     assert!((0..10).any(|_| taken(false) <= 20));
@@ -514,6 +529,7 @@ fn a_populated_hub_takes_at_once_what_it_says_and_others_do_not() {
 
 #[test]
 fn a_region_of_another_version_or_layout_is_refused() {
+    let _alone = alone();
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let _master = hub.start().expect("a master");
     let before = (hub.stats(), open_fds());
@@ -535,6 +551,7 @@ fn a_region_of_another_version_or_layout_is_refused() {
 /// A router knows what has been routed; one that is left over in another process does not.
 #[test]
 fn a_master_that_knows_nothing_of_the_last_one_is_refused() {
+    let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = Hub::builder().workers(1).create().expect("a hub");
     let done = &shared_words(1)[0];

@@ -90,6 +90,8 @@ fn an_inversion_is_found_when_the_router_cuts_without_a_draw_and_only_then() {
     let honest = check(&storm::held::run(false));
     assert!(honest.is_clean(), "{honest:#?}");
     assert_eq!((honest.messages, honest.deliveries), (5, 5));
+    // Whoever was held up comes late, with a smaller ticket than the one before.
+    assert_eq!(honest.falling_tickets, 1);
     let spoilt = check(&storm::held::run(true));
     assert_eq!(
         (spoilt.lost, spoilt.duplicates, spoilt.deliveries),

@@ -123,8 +123,10 @@ fn entry(pid: Pid, status: WaitStatus) -> Option<u64> {
 
 /// The next thread to stop, and why; None once the child has ended well.
 fn next_stop(child: Pid) -> Option<(Pid, WaitStatus)> {
+    // Not the children of other tests' threads.
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
     loop {
-        let status = waitpid(None, Some(WaitPidFlag::__WALL)).expect("waitpid");
+        let status = waitpid(None, Some(flags)).expect("waitpid");
         match status {
             WaitStatus::Exited(pid, code) if pid == child => {
                 assert_eq!(code, 0, "the traced child failed");
