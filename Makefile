@@ -74,7 +74,7 @@ check-units: tools-build tools-nextest ## unit and integration tests; the demo o
 .PHONY: check-docs
 check-docs: tools-build ## examples in the documentation; no broken link in it
 	$(call say,'tests: examples in the documentation')
-	$(CARGO) test --workspace --doc
+	$(CARGO) test -p corecast --doc
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
 
 # A target directory of its own: --cfg loom changes every crate. The models are unit tests of
