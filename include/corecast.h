@@ -643,10 +643,12 @@ int channel_worker_died(channel_hub_t *hub, uint32_t worker);
 int channel_hub_stats(const channel_hub_t *hub, channel_stats_t *stats);
 
 /**
- * Frees the hub in this process; the last process that does so frees the
- * memory. In the master's process the master stops first: other processes then
- * get CHANNEL_E_MASTER_GONE. Cores of this process that are attached still stay
- * usable handles, and must be detached all the same. NULL is a no-op.
+ * Frees the hub in this process; the last process that does so, or ends, frees the
+ * memory. (A child forked while the master's thread ran keeps it mapped until it
+ * ends: it has a copy of what the thread held.) In the master's process the master
+ * stops first: other processes then get CHANNEL_E_MASTER_GONE. Cores of this process
+ * that are attached still stay usable handles, and must be detached all the same.
+ * NULL is a no-op.
  *
  * Any thread, when no other thread is in a call with this hub. Waits for the
  * master's thread to end its pass. Not signal-safe. The pointer is invalid

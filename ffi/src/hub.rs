@@ -85,16 +85,11 @@ impl Role {
         self.master = master;
     }
 
-    /// Ends the role, if it is this process's to end. A thread that has failed, or
-    /// panicked, is no reason to keep the hub.
+    /// Ends the role, if it is this process's to end; in a child it is only a copy. A
+    /// thread that has failed, or panicked, is no reason to keep the hub.
     fn end(self) {
-        match self.master {
-            // A child has the handle and not the thread: nothing to wait for.
-            Holder::Thread(thread) if self.pid != std::process::id() => mem::forget(thread),
-            Holder::Thread(thread) => {
-                let _ = catch_unwind(AssertUnwindSafe(|| thread.stop()));
-            }
-            Holder::Host(_) | Holder::Nobody => {}
+        if let Holder::Thread(thread) = self.master {
+            let _ = catch_unwind(AssertUnwindSafe(|| thread.stop()));
         }
     }
 }
@@ -374,10 +369,12 @@ pub unsafe extern "C" fn channel_hub_stats(
     unsafe { with_hub(hub, copy) }
 }
 
-/// Frees the hub in this process; the last process that does so frees the
-/// memory. In the master's process the master stops first: other processes then
-/// get CHANNEL_E_MASTER_GONE. Cores of this process that are attached still stay
-/// usable handles, and must be detached all the same. NULL is a no-op.
+/// Frees the hub in this process; the last process that does so, or ends, frees the
+/// memory. (A child forked while the master's thread ran keeps it mapped until it
+/// ends: it has a copy of what the thread held.) In the master's process the master
+/// stops first: other processes then get CHANNEL_E_MASTER_GONE. Cores of this process
+/// that are attached still stay usable handles, and must be detached all the same.
+/// NULL is a no-op.
 ///
 /// Any thread, when no other thread is in a call with this hub. Waits for the
 /// master's thread to end its pass. Not signal-safe. The pointer is invalid
