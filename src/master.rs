@@ -85,8 +85,9 @@ impl Master {
         let deadline = timeout.map(|t| Instant::now() + t);
         let mut routed = self.take_events(Duration::ZERO)?;
         loop {
-            routed += self.work();
-            let (asleep, left) = (self.may_sleep(), remaining(deadline));
+            let (passed, idle) = self.work();
+            routed += passed;
+            let (asleep, left) = (idle && self.may_sleep(), remaining(deadline));
             if routed > 0 || left.is_zero() {
                 if !asleep {
                     // There is more to do, and nobody will ring for it: stay readable.
@@ -132,8 +133,8 @@ impl Master {
     }
 
     /// Passes until nothing moves, or it is time to look at what else there is: deaths must be
-    /// seen under load too. Returns the number of messages routed.
-    fn work(&mut self) -> usize {
+    /// seen under load too. Returns the number of messages routed, and whether nothing moves.
+    fn work(&mut self) -> (usize, bool) {
         let before = self.router().stats.messages;
         let spin = self.hub.view.config.spin;
         let (mut idle_since, mut passes) = (None, 0);
@@ -153,7 +154,8 @@ impl Master {
             }
             std::hint::spin_loop();
         }
-        (self.router().stats.messages - before) as usize
+        let routed = self.router().stats.messages - before;
+        (routed as usize, passes < PASSES)
     }
 
     /// Does what the last pass asked for.
@@ -228,7 +230,7 @@ impl Master {
         if events != Events::Deaths && hints.is_empty() {
             return 0;
         }
-        let routed = self.work();
+        let (routed, _) = self.work();
         let mut dead = self.liveness.dead_slots();
         let cores = self.hub.view.config.cores as usize;
         for worker in hints {
@@ -239,7 +241,7 @@ impl Master {
         for slot in dead {
             self.router().reap(slot);
         }
-        routed + self.work()
+        routed + self.work().0
     }
 
     fn take_hints(&self) -> Vec<usize> {
@@ -394,8 +396,8 @@ impl Drop for MasterThread {
 impl Master {
     /// One turn of the thread: work, then sleep until there is more.
     fn turn(&mut self) -> Result<(), MasterError> {
-        self.work();
-        let timeout = if self.may_sleep() {
+        let (_, idle) = self.work();
+        let timeout = if idle && self.may_sleep() {
             LONGEST_SLEEP
         } else {
             Duration::ZERO

@@ -283,6 +283,15 @@ fn a_running_master_makes_one_system_call_per_sleeper_and_batch() {
     });
     let calls = counted(trace);
     println!("{} calls for {} messages", calls.len(), BATCHES * BATCH);
-    assert_eq!(calls, vec![libc::SYS_write as u64; calls.len()]);
-    assert!(calls.len() as u64 <= BATCHES, "{} calls", calls.len());
+    let (wakes, looks): (Vec<u64>, Vec<u64>) = calls
+        .into_iter()
+        .partition(|&call| call == libc::SYS_write as u64);
+    assert!(wakes.len() as u64 <= BATCHES, "{} wakes", wakes.len());
+    // A master under load looks at its descriptors once in many passes.
+    assert_eq!(looks, vec![libc::SYS_epoll_wait as u64; looks.len()]);
+    assert!(
+        looks.len() as u64 <= BATCHES * BATCH / 256,
+        "{} looks",
+        looks.len()
+    );
 }
