@@ -6,6 +6,10 @@ use serde::Serialize;
 
 use super::matrix::Cell;
 
+/// Seconds over its time from which a round is taken to have stood still: what lanes, queues and
+/// sockets hold is delivered in a few milliseconds.
+const LATE: f64 = 0.5;
+
 /// What one round measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Round {
@@ -15,6 +19,8 @@ pub struct Round {
     pub deliveries: u64,
     /// From the gate's opening until the last receiver had its last message.
     pub seconds: f64,
+    /// How long it took beyond the time in which senders send.
+    pub late_seconds: f64,
     /// Processor time of all processes.
     pub cpu_seconds: f64,
     /// System calls that move, wait or wake, as far as they are counted.
@@ -101,6 +107,11 @@ impl Row {
         }
     }
 
+    fn late_rounds(&self) -> usize {
+        let late = |round: &&Round| round.late_seconds > LATE;
+        self.rounds.iter().filter(late).count()
+    }
+
     fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
         Spread::of(self.rounds.iter().map(of).collect()).median
     }
@@ -165,6 +176,11 @@ pub fn lines(entry: &Entry) -> String {
     let mut cell = entry.cell.to_string();
     for row in &entry.rows {
         let _ = writeln!(out, "{}", line(std::mem::take(&mut cell), row));
+    }
+    for row in entry.rows.iter().filter(|row| row.late_rounds() > 0) {
+        let (late, of) = (row.late_rounds(), row.rounds.len());
+        let text = format!("note: {}: {late} of {of} rounds stood still", row.way);
+        let _ = writeln!(out, "{:13}{text}", "");
     }
     if let Some(failure) = &entry.failure {
         let _ = writeln!(out, "{cell:<13}FAILED: {failure}");

@@ -91,7 +91,7 @@ pub fn run(way: Way, cell: Cell, plan: &Plan, signals: &Signals) -> Result<Round
         Way::One => through_hub(crew, cell, 1, plan)?,
         Way::Many => through_hub(crew, cell, plan.batch, plan)?,
     };
-    figure(cell, times, stats, Used::now()?.since(&before))
+    figure(cell, plan, times, stats, Used::now()?.since(&before))
 }
 
 /// Ends the whole program when even the end of a round hangs: a master that cannot be stopped
@@ -161,6 +161,7 @@ fn watch(crew: &mut Crew) -> Result<Times, Failure> {
 
 fn figure(
     cell: Cell,
+    plan: &Plan,
     (started, reports): Times,
     stats: Option<Stats>,
     used: Used,
@@ -174,10 +175,12 @@ fn figure(
         .max()
         .unwrap_or(started);
     let wakes = stats.map(|stats| stats.wakes);
+    let seconds = finished.saturating_sub(started).max(1) as f64 / 1e9;
     Ok(Round {
         published,
         deliveries,
-        seconds: finished.saturating_sub(started).max(1) as f64 / 1e9,
+        seconds,
+        late_seconds: seconds - plan.length.as_secs_f64(),
         cpu_seconds: used.seconds,
         calls: total(|r| r.calls) + wakes.unwrap_or(0),
         wakes,
