@@ -132,14 +132,14 @@ impl Hall {
     /// A page wants something.
     pub fn request(&mut self, session: SessionId, request: Request, now: Instant) {
         match request {
-            Request::Enter { room, since } => self.enter(session, &room, since, now),
+            Request::Enter { room } => self.enter(session, &room, now),
             Request::Say { mid, text } => self.say(session, mid, &text),
             Request::Name { name } => self.rename(session, &name),
             Request::Kill => self.actions.push(Action::Die),
         }
     }
 
-    fn enter(&mut self, session: SessionId, name: &str, since: Option<Place>, now: Instant) {
+    fn enter(&mut self, session: SessionId, name: &str, now: Instant) {
         let Some(name) = clean(name, ROOM_CHARS) else {
             return self.visitors.notice(session, "A room needs a name.");
         };
@@ -153,7 +153,7 @@ impl Hall {
             self.actions.push(Action::Join { room: name.clone() });
             Room::new()
         });
-        room.enter(session, since);
+        room.enter(session);
         self.welcome(&name);
     }
 
@@ -349,13 +349,14 @@ impl Hall {
             return;
         };
         let people = &self.presence.people(name);
-        for (session, since) in room.take_waiting() {
-            let (lines, gap) = room.history.after(since);
+        for session in room.take_waiting() {
+            let lines = room.history.all().collect();
+            let full = room.history.is_full();
             let (room, people) = (
                 Event::Room {
                     room: name,
                     lines,
-                    gap,
+                    full,
                 },
                 Event::People { room: name, people },
             );

@@ -101,15 +101,8 @@ impl Wire {
         self.settle();
     }
 
-    fn enter(&mut self, worker: u32, page: &Page, room: &str, since: Option<Place>) {
-        self.ask(
-            worker,
-            page,
-            Request::Enter {
-                room: room.into(),
-                since,
-            },
-        );
+    fn enter(&mut self, worker: u32, page: &Page, room: &str) {
+        self.ask(worker, page, Request::Enter { room: room.into() });
     }
 
     fn say(&mut self, worker: u32, page: &Page, text: &str) {
@@ -236,8 +229,8 @@ fn room_lines(page: &mut Page) -> Vec<String> {
 fn pages_of_two_workers_see_each_other_and_the_same_lines() {
     let mut wire = Wire::new(2);
     let (mut ann, mut bob) = (wire.page(0, "ann"), wire.page(1, "bob"));
-    wire.enter(0, &ann, "x", None);
-    wire.enter(1, &bob, "x", None);
+    wire.enter(0, &ann, "x");
+    wire.enter(1, &bob, "x");
     assert_eq!(
         ids(ann.take("people").last().unwrap()),
         [here("ann"), here("bob")]
@@ -257,30 +250,26 @@ fn pages_of_two_workers_see_each_other_and_the_same_lines() {
 fn a_worker_that_joins_later_gets_the_rooms_lines_from_another() {
     let mut wire = Wire::new(3);
     let (ann, mut cleo) = (wire.page(0, "ann"), wire.page(2, "cleo"));
-    wire.enter(0, &ann, "x", None);
+    wire.enter(0, &ann, "x");
     wire.say(0, &ann, "one");
     wire.say(0, &ann, "two");
-    wire.enter(2, &cleo, "x", None);
+    wire.enter(2, &cleo, "x");
     assert_eq!(room_lines(&mut cleo), ["one", "two"]);
 }
 
 #[test]
-fn a_page_that_comes_back_elsewhere_gets_what_it_missed_and_nothing_twice() {
+fn a_page_that_comes_back_elsewhere_is_shown_what_it_missed() {
     let mut wire = Wire::new(3);
     let (mut ann, mut bob) = (wire.page(0, "ann"), wire.page(1, "bob"));
-    wire.enter(0, &ann, "x", None);
-    wire.enter(1, &bob, "x", None);
+    wire.enter(0, &ann, "x");
+    wire.enter(1, &bob, "x");
     wire.say(1, &bob, "before");
-    let seen = ann.take("line")[0]["line"]["place"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap();
+    assert_eq!(ann.texts(), ["before"]);
     wire.kill(0);
     wire.say(1, &bob, "meanwhile");
     let mut ann = wire.page(2, "ann");
-    wire.enter(2, &ann, "x", Some(seen));
-    assert_eq!(room_lines(&mut ann), ["meanwhile"]);
+    wire.enter(2, &ann, "x");
+    assert_eq!(room_lines(&mut ann), ["before", "meanwhile"]);
     wire.say(2, &ann, "back");
     assert_eq!(ann.texts(), ["back"]);
     assert_eq!(bob.texts(), ["before", "meanwhile", "back"]);
@@ -290,12 +279,12 @@ fn a_page_that_comes_back_elsewhere_gets_what_it_missed_and_nothing_twice() {
 fn a_line_sent_again_after_a_reconnect_is_shown_once() {
     let mut wire = Wire::new(2);
     let (ann, mut bob) = (wire.page(0, "ann"), wire.page(1, "bob"));
-    wire.enter(0, &ann, "x", None);
-    wire.enter(1, &bob, "x", None);
+    wire.enter(0, &ann, "x");
+    wire.enter(1, &bob, "x");
     wire.say(0, &ann, "hello");
     wire.kill(0);
     let mut ann = wire.page(1, "ann");
-    wire.enter(1, &ann, "x", None);
+    wire.enter(1, &ann, "x");
     wire.say(1, &ann, "hello");
     assert_eq!(bob.texts(), ["hello"]);
     assert_eq!(room_lines(&mut ann), ["hello"]);
@@ -306,9 +295,9 @@ fn a_killed_workers_visitors_are_away_then_back_or_gone() {
     let mut wire = Wire::new(2);
     let (ann, mut bob) = (wire.page(0, "ann"), wire.page(1, "bob"));
     let cleo = wire.page(0, "cleo");
-    wire.enter(0, &ann, "x", None);
-    wire.enter(0, &cleo, "x", None);
-    wire.enter(1, &bob, "x", None);
+    wire.enter(0, &ann, "x");
+    wire.enter(0, &cleo, "x");
+    wire.enter(1, &bob, "x");
     wire.kill(0);
     wire.pass(T);
     let away = |id: &str| (id.to_owned(), true);
@@ -319,7 +308,7 @@ fn a_killed_workers_visitors_are_away_then_back_or_gone() {
     wire.fork(0, 2, 200);
     wire.settle();
     let ann = wire.page(0, "ann");
-    wire.enter(0, &ann, "x", None);
+    wire.enter(0, &ann, "x");
     assert_eq!(
         ids(bob.take("people").last().unwrap()),
         [here("ann"), here("bob"), away("cleo")]
@@ -335,7 +324,7 @@ fn a_killed_workers_visitors_are_away_then_back_or_gone() {
 fn a_new_worker_learns_who_is_where() {
     let mut wire = Wire::new(2);
     let ann = wire.page(0, "ann");
-    wire.enter(0, &ann, "x", None);
+    wire.enter(0, &ann, "x");
     wire.kill(1);
     wire.fork(1, 2, 201);
     wire.settle();
@@ -349,8 +338,8 @@ fn a_new_worker_learns_who_is_where() {
 fn switching_rooms_moves_a_visitor_and_an_empty_room_is_left_after_a_while() {
     let mut wire = Wire::new(1);
     let mut ann = wire.page(0, "ann");
-    wire.enter(0, &ann, "x", None);
-    wire.enter(0, &ann, "y", None);
+    wire.enter(0, &ann, "x");
+    wire.enter(0, &ann, "y");
     let places = ann.take("places");
     let rooms = places.last().unwrap()["rooms"].as_array().unwrap();
     assert_eq!(rooms.len(), 1);
@@ -365,8 +354,8 @@ fn switching_rooms_moves_a_visitor_and_an_empty_room_is_left_after_a_while() {
 fn a_loss_is_told_to_everybody_and_what_others_have_is_asked_for() {
     let mut wire = Wire::new(2);
     let (mut ann, bob) = (wire.page(0, "ann"), wire.page(1, "bob"));
-    wire.enter(0, &ann, "x", None);
-    wire.enter(1, &bob, "x", None);
+    wire.enter(0, &ann, "x");
+    wire.enter(1, &bob, "x");
     wire.subscribed.get_mut(&0).unwrap().remove("room/x");
     wire.say(1, &bob, "unheard");
     wire.subscribed.get_mut(&0).unwrap().insert("room/x".into());
@@ -385,8 +374,8 @@ fn a_loss_is_told_to_everybody_and_what_others_have_is_asked_for() {
 fn a_page_that_does_not_keep_up_is_let_go_and_the_others_stay() {
     let mut wire = Wire::new(1);
     let (slow, mut ann) = (wire.page(0, "slow"), wire.page(0, "ann"));
-    wire.enter(0, &slow, "x", None);
-    wire.enter(0, &ann, "x", None);
+    wire.enter(0, &slow, "x");
+    wire.enter(0, &ann, "x");
     for n in 0..100 {
         wire.say(0, &ann, &n.to_string());
         ann.take("line");
@@ -403,9 +392,9 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() {
     let mut ann = wire.page(0, "ann");
     wire.say(0, &ann, "nowhere");
     assert_eq!(ann.take("refused")[0]["mid"], "nowhere");
-    wire.enter(0, &ann, " \n ", None);
+    wire.enter(0, &ann, " \n ");
     assert_eq!(ann.take("notice").len(), 1);
-    wire.enter(0, &ann, "x", None);
+    wire.enter(0, &ann, "x");
     wire.ask(
         0,
         &ann,
@@ -424,7 +413,7 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() {
 fn an_unsent_line_goes_back_to_its_page_and_an_unsent_roster_is_sent_again() {
     let mut wire = Wire::new(1);
     let mut ann = wire.page(0, "ann");
-    wire.enter(0, &ann, "x", None);
+    wire.enter(0, &ann, "x");
     let hall = wire.halls.get_mut(&0).unwrap();
     let say = Request::Say {
         mid: "m".into(),
@@ -450,14 +439,7 @@ fn a_room_that_cannot_be_joined_leaves_its_visitors_outside() {
     let mut wire = Wire::new(1);
     let mut ann = wire.page(0, "ann");
     let hall = wire.halls.get_mut(&0).unwrap();
-    hall.request(
-        ann.session,
-        Request::Enter {
-            room: "x".into(),
-            since: None,
-        },
-        wire.now,
-    );
+    hall.request(ann.session, Request::Enter { room: "x".into() }, wire.now);
     hall.join_failed("x", "too many channels");
     assert!(
         ann.take("notice")[0]["text"]
@@ -473,7 +455,7 @@ fn a_room_that_cannot_be_joined_leaves_its_visitors_outside() {
 fn a_worker_is_crowded_while_another_live_one_serves_fewer() {
     let mut wire = Wire::new(2);
     let ann = wire.page(0, "ann");
-    wire.enter(0, &ann, "x", None);
+    wire.enter(0, &ann, "x");
     assert!(wire.halls[&0].crowded());
     assert!(!wire.halls[&1].crowded());
     wire.kill(1);

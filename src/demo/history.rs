@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::wire::{Line, Place};
+use super::wire::Line;
 
 /// Lines kept for each room.
 pub const KEPT: usize = 50;
@@ -14,51 +14,40 @@ pub struct History {
 }
 
 impl History {
-    /// Takes a line in at its place. False: it is known already (by place, or
-    /// because its page sent it twice), or older than all that is kept.
+    /// Takes a line in at its place. False: it is known already, by place or
+    /// because its page sent it twice. A line older than all that is kept is news
+    /// that is not kept: its sender was held up between its ticket and its send.
     pub fn insert(&mut self, line: Line) -> bool {
-        if self
-            .lines
-            .iter()
-            .any(|l| l.said.mid == line.said.mid && l.said.user == line.said.user)
-        {
+        let said = |l: &Line| l.said.mid == line.said.mid && l.said.user == line.said.user;
+        if self.lines.iter().any(said) {
             return false;
         }
         let Err(at) = self.lines.binary_search_by_key(&line.place, |l| l.place) else {
             return false;
         };
-        if at == 0 && self.lines.len() == KEPT {
-            return false;
+        if at > 0 || !self.is_full() {
+            self.lines.insert(at, line);
         }
-        self.lines.insert(at, line);
         if self.lines.len() > KEPT {
             self.lines.pop_front();
         }
         true
     }
 
+    /// Whether there are as many lines as are kept: older ones may be gone.
+    pub fn is_full(&self) -> bool {
+        self.lines.len() >= KEPT
+    }
+
     /// All lines, oldest first.
     pub fn all(&self) -> impl Iterator<Item = &Line> {
         self.lines.iter()
-    }
-
-    /// What a page lacks that has seen everything up to `since`, and whether it
-    /// may lack more than is kept here.
-    pub fn after(&self, since: Option<Place>) -> (Vec<&Line>, bool) {
-        let Some(since) = since else {
-            return (self.lines.iter().collect(), false);
-        };
-        let newer: Vec<&Line> = self.lines.iter().filter(|l| l.place > since).collect();
-        // If nothing kept is as old as what the page saw last, and older lines
-        // have been let go, some of those may be news to it.
-        let gap = newer.len() == KEPT;
-        (newer, gap)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::{Said, Seat};
+    use super::super::wire::{Place, Said, Seat};
     use super::*;
 
     fn line(ticket: u64, mid: &str) -> Line {
@@ -99,30 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_lines_are_kept_and_an_old_one_does_not_come_back() {
+    fn only_the_last_lines_are_kept_and_an_old_one_is_news_that_is_not_kept() {
         let mut history = History::default();
         for ticket in 1..=KEPT as u64 + 5 {
+            assert_eq!(history.is_full(), ticket > KEPT as u64);
             history.insert(line(ticket, &ticket.to_string()));
         }
+        assert!(history.insert(line(2, "2")));
         assert_eq!(history.all().count(), KEPT);
-        assert!(!history.insert(line(2, "2")));
         assert_eq!(tickets(&history)[0], 6);
-    }
-
-    #[test]
-    fn a_page_gets_what_it_has_not_seen_and_is_told_of_a_gap() {
-        let mut history = History::default();
-        for ticket in 1..=10 {
-            history.insert(line(ticket, &ticket.to_string()));
-        }
-        let since = |ticket| Some(Place { ticket, seq: 1 });
-        assert_eq!(history.after(None).0.len(), 10);
-        let (lines, gap) = history.after(since(8));
-        assert_eq!((lines.len(), gap), (2, false));
-        for ticket in 11..=100 {
-            history.insert(line(ticket, &ticket.to_string()));
-        }
-        assert!(history.after(since(8)).1);
-        assert!(!history.after(since(60)).1);
     }
 }

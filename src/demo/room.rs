@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::history::History;
 use super::visitors::SessionId;
-use super::wire::{Line, Person, Place};
+use super::wire::{Line, Person};
 
 /// How long the other workers have to send a room's last lines.
 const ANSWER_TIME: Duration = Duration::from_millis(400);
@@ -21,8 +21,8 @@ pub struct Room {
     pub people: Vec<Person>,
     members: BTreeSet<SessionId>,
     phase: Phase,
-    /// Visitors who have not been shown the room yet, and what they saw last.
-    waiting: Vec<(SessionId, Option<Place>)>,
+    /// Visitors who have not been shown the room yet.
+    waiting: Vec<SessionId>,
     empty_since: Option<Instant>,
 }
 
@@ -51,16 +51,16 @@ impl Room {
     }
 
     /// A visitor comes in, and is shown the room as soon as it is settled.
-    pub fn enter(&mut self, session: SessionId, since: Option<Place>) {
+    pub fn enter(&mut self, session: SessionId) {
         self.members.insert(session);
-        self.waiting.push((session, since));
+        self.waiting.push(session);
         self.empty_since = None;
     }
 
     /// A visitor goes.
     pub fn leave(&mut self, session: SessionId, now: Instant) {
         self.members.remove(&session);
-        self.waiting.retain(|(waiting, _)| *waiting != session);
+        self.waiting.retain(|waiting| *waiting != session);
         if self.members.is_empty() {
             self.empty_since = Some(now);
         }
@@ -116,7 +116,7 @@ impl Room {
     }
 
     /// Those to be shown the room now, if it is settled.
-    pub fn take_waiting(&mut self) -> Vec<(SessionId, Option<Place>)> {
+    pub fn take_waiting(&mut self) -> Vec<SessionId> {
         if self.settled() {
             std::mem::take(&mut self.waiting)
         } else {
@@ -138,7 +138,7 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::{Said, Seat};
+    use super::super::wire::{Place, Said, Seat};
     use super::*;
 
     fn line(ticket: u64) -> Line {
@@ -159,10 +159,10 @@ mod tests {
     #[test]
     fn a_room_that_nobody_else_has_is_settled_when_joined() {
         let mut room = Room::new();
-        room.enter(1, None);
+        room.enter(1);
         assert!(room.take_waiting().is_empty());
         assert!(!room.joined(0, Instant::now()));
-        assert_eq!(room.take_waiting(), [(1, None)]);
+        assert_eq!(room.take_waiting(), [1]);
     }
 
     #[test]
@@ -186,20 +186,20 @@ mod tests {
     fn a_silent_worker_holds_nobody_up_for_long() {
         let now = Instant::now();
         let mut room = Room::new();
-        room.enter(1, None);
+        room.enter(1);
         room.joined(1, now);
         room.tick(now + ANSWER_TIME / 2);
         assert!(!room.settled());
         assert_eq!(room.deadline(), Some(now + ANSWER_TIME));
         room.tick(now + ANSWER_TIME);
-        assert_eq!(room.take_waiting(), [(1, None)]);
+        assert_eq!(room.take_waiting(), [1]);
     }
 
     #[test]
     fn an_empty_room_lingers_and_is_kept_when_somebody_returns() {
         let now = Instant::now();
         let mut room = Room::new();
-        room.enter(1, None);
+        room.enter(1);
         room.leave(1, now);
         assert!(
             !room.deserted(now + LINGER),
@@ -208,7 +208,7 @@ mod tests {
         room.joined(0, now);
         assert!(!room.deserted(now + LINGER / 2));
         assert!(room.deserted(now + LINGER));
-        room.enter(2, None);
+        room.enter(2);
         assert!(!room.deserted(now + LINGER * 2));
     }
 }

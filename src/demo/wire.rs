@@ -38,7 +38,10 @@ impl From<corecast::Sender> for Seat {
 /// The place of a line in a room, the same for everybody.
 ///
 /// Tickets order messages of different cores; equal tickets are of one core,
-/// whose own count `seq` orders them.
+/// whose own count `seq` orders them. Of two lines, the one whose send began when
+/// the other's had returned has the greater place. Where both sends overlapped,
+/// the greater one may be *delivered* first (its sender was quicker to publish),
+/// so "everything up to this place" says nothing about what a page has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     pub ticket: u64,
@@ -145,12 +148,8 @@ pub enum Note {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "t", rename_all = "snake_case")]
 pub enum Request {
-    /// Go to a room. With `since`, only lines after that place are wanted.
-    Enter {
-        room: String,
-        #[serde(default)]
-        since: Option<Place>,
-    },
+    /// Go to a room, or back to it on a new connection.
+    Enter { room: String },
     /// Say something in the room.
     Say { mid: String, text: String },
     /// Take another name.
@@ -172,11 +171,12 @@ pub enum Event<'a> {
         hub: u64,
         name: &'a str,
     },
-    /// The page is in the room now; `gap` when lines may have been missed for good.
+    /// The page is in the room now. These are its last lines, whether the page has
+    /// them or not; `full`: there were lines before them.
     Room {
         room: &'a str,
         lines: Vec<&'a Line>,
-        gap: bool,
+        full: bool,
     },
     /// Somebody said something.
     Line { room: &'a str, line: &'a Line },

@@ -14,23 +14,21 @@ use super::server::{Demo, PATIENCE};
 pub struct Line {
     pub text: String,
     pub user: String,
-    place: String,
+    mid: String,
+    place: (u64, u64),
 }
 
 impl Line {
     fn from(value: &Value) -> Line {
         let field = |name: &str| value[name].as_str().expect(name).to_owned();
+        let place = field("place");
+        let (ticket, seq) = place.split_once('.').expect("TICKET.SEQ");
         Line {
             text: field("text"),
             user: field("user"),
-            place: field("place"),
+            mid: field("mid"),
+            place: (ticket.parse().unwrap(), seq.parse().unwrap()),
         }
-    }
-
-    /// Ticket and count.
-    pub fn place(&self) -> (u64, u64) {
-        let (ticket, seq) = self.place.split_once('.').expect("TICKET.SEQ");
-        (ticket.parse().unwrap(), seq.parse().unwrap())
     }
 }
 
@@ -142,12 +140,12 @@ impl Page {
                 self.pid = frame["pid"].as_u64().expect("a pid") as u32;
             }
             "room" if ours => {
-                assert_eq!(frame["gap"], false);
                 self.shown = true;
-                self.lines
-                    .extend(frame["lines"].as_array().unwrap().iter().map(Line::from));
+                for line in frame["lines"].as_array().unwrap() {
+                    self.show(Line::from(line));
+                }
             }
-            "line" if ours => self.lines.push(Line::from(&frame["line"])),
+            "line" if ours => self.show(Line::from(&frame["line"])),
             "people" if ours => self.people = frame["people"].clone(),
             "places" => self.places = frame,
             "stats" => self.stats = frame,
@@ -158,6 +156,14 @@ impl Page {
             }
             "notice" | "refused" => panic!("{}: {frame}", self.id),
             _ => {}
+        }
+    }
+
+    /// As the page does: a line that it has already is not shown again.
+    fn show(&mut self, line: Line) {
+        let same = |l: &Line| (&l.user, &l.mid) == (&line.user, &line.mid);
+        if !self.lines.iter().any(same) {
+            self.lines.push(line);
         }
     }
 
@@ -204,7 +210,7 @@ impl Page {
         self.lines.clear();
         self.shown = false;
         self.people = Value::Null;
-        self.send(&json!({"t": "enter", "room": room, "since": null}));
+        self.send(&json!({"t": "enter", "room": room}));
         self.wait("the room", |page| page.shown.then_some(()));
     }
 
@@ -230,10 +236,9 @@ impl Page {
     }
 
     fn adopt(&mut self, next: Page) {
-        let since = self.lines.last().map(|line| line.place.clone());
         let old = std::mem::replace(self, next);
         (self.room, self.lines, self.said) = (old.room, old.lines, old.said);
-        self.send(&json!({"t": "enter", "room": self.room, "since": since}));
+        self.send(&json!({"t": "enter", "room": self.room}));
         self.wait("the room", |page| page.shown.then_some(()));
     }
 
@@ -243,16 +248,23 @@ impl Page {
         let _ = self.socket.flush();
     }
 
-    /// Lines so far.
-    pub fn lines(&self) -> &[Line] {
+    /// Lines so far, in the order in which they came.
+    pub fn arrived(&self) -> &[Line] {
         &self.lines
+    }
+
+    /// Lines so far, in the order in which they are shown.
+    pub fn lines(&self) -> Vec<Line> {
+        let mut lines = self.lines.clone();
+        lines.sort_by_key(|line| line.place);
+        lines
     }
 
     /// Waits until there are `count` lines; there must not be more.
     pub fn wait_for_lines(&mut self, count: usize) -> Vec<Line> {
         self.wait("lines", |page| (page.lines.len() >= count).then_some(()));
         assert_eq!(self.lines.len(), count, "{:#?}", self.lines);
-        self.lines.clone()
+        self.lines()
     }
 
     /// Waits until exactly these are in the room and none of them is away.

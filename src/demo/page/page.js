@@ -22,7 +22,6 @@ let asked = null; // "kill" while our own request to die is under way
 let entered = false; // the worker has shown us the room
 let retries = 0;
 let heardAt = 0;
-let last = null; // place of the newest line seen in the room
 let hub = null; // which run of the server: places of two runs do not compare
 let total = 0; // workers
 let loads = [];
@@ -160,13 +159,16 @@ const takers = {
     view.served(seat, pid);
     view.status("on", `connected to worker ${seat.worker}`);
     view.connected(true);
-    tell({ t: "enter", room, since: last });
+    tell({ t: "enter", room });
   },
 
-  room({ room: name, lines, gap }) {
+  // The last lines of the room, seen or not. By what is new among them a page
+  // that was away is up to date; by none being old it knows that more is lost.
+  room({ room: name, lines, full }) {
     if (name !== room) return;
     entered = true;
-    if (gap) view.notice("Some lines may be missing here.");
+    const missed = full && seen.size > 0 && !lines.some((line) => seen.has(keyOf(line)));
+    if (missed) view.notice("Some lines are missing here.");
     lines.forEach(show);
     if (lost) {
       const ms = Math.round(performance.now() - lost.at);
@@ -219,15 +221,15 @@ const takers = {
 
 // ---- lines
 
+const keyOf = (line) => `${line.user} ${line.mid}`;
+
 function show(line) {
   if (line.user === me.id) {
     pending.get(line.mid)?.item.remove();
     pending.delete(line.mid);
   }
-  const key = `${line.user} ${line.mid}`;
-  if (seen.has(key)) return;
-  seen.add(key);
-  if (!last || after(line.place, last)) last = line.place;
+  if (seen.has(keyOf(line))) return;
+  seen.add(keyOf(line));
   view.line(line, me.id, after);
 }
 
@@ -260,12 +262,11 @@ function enter(name) {
   room = name;
   location.hash = encodeURIComponent(name);
   startRoom();
-  tell({ t: "enter", room, since: null });
+  tell({ t: "enter", room });
 }
 
 function startRoom() {
   entered = false;
-  last = null;
   seen.clear();
   pending.clear();
   view.emptyLines(room);
