@@ -41,7 +41,7 @@ pub fn spawn(crew: &mut Crew, cell: Cell, length: Duration) -> Result<(), Failur
 }
 
 /// All sockets of a round. Each process keeps its own and drops the others.
-struct Wires {
+pub struct Wires {
     /// (relay's end, sender's end)
     inputs: Vec<(UnixStream, UnixStream)>,
     /// (relay's end, receiver's end)
@@ -49,7 +49,8 @@ struct Wires {
 }
 
 impl Wires {
-    fn new(cell: Cell) -> io::Result<Wires> {
+    /// Socket pairs for every sender and receiver of `cell`.
+    pub fn new(cell: Cell) -> io::Result<Wires> {
         let pairs = |count| {
             (0..count)
                 .map(|_| UnixStream::pair())
@@ -61,18 +62,21 @@ impl Wires {
         })
     }
 
-    fn relay_ends(&mut self) -> (Vec<UnixStream>, Vec<UnixStream>) {
+    /// What the relay keeps.
+    pub fn relay_ends(&mut self) -> (Vec<UnixStream>, Vec<UnixStream>) {
         let inputs = self.inputs.drain(..).map(|pair| pair.0).collect();
         (inputs, self.outputs.drain(..).map(|pair| pair.0).collect())
     }
 
-    fn sender_end(&mut self, index: u32) -> UnixStream {
+    /// What one sender keeps.
+    pub fn sender_end(&mut self, index: u32) -> UnixStream {
         self.outputs.clear();
         let mut inputs = std::mem::take(&mut self.inputs);
         inputs.swap_remove(index as usize).1
     }
 
-    fn receiver_end(&mut self, index: u32) -> UnixStream {
+    /// What one receiver keeps.
+    pub fn receiver_end(&mut self, index: u32) -> UnixStream {
         self.inputs.clear();
         let mut outputs = std::mem::take(&mut self.outputs);
         outputs.swap_remove(index as usize).1
@@ -136,8 +140,8 @@ fn receive(gate: &mut Gate, wire: UnixStream, cell: Cell) -> Result<Report, Stri
     })
 }
 
-/// Passes every frame of every input on to all outputs.
-fn relay(
+/// Passes every frame of every input on to all outputs, until all inputs have ended.
+pub fn relay(
     gate: &mut Gate,
     (inputs, outputs): (Vec<UnixStream>, Vec<UnixStream>),
     size: usize,

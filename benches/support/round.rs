@@ -91,15 +91,22 @@ pub fn run(way: Way, cell: Cell, plan: &Plan, signals: &Signals) -> Result<Round
         Way::One => through_hub(crew, cell, 1, plan)?,
         Way::Many => through_hub(crew, cell, plan.batch, plan)?,
     };
-    figure(cell, plan, times, stats, Used::now()?.since(&before))
+    figure(
+        cell,
+        plan.length,
+        times,
+        stats,
+        Used::now()?.since(&before),
+    )
 }
 
 /// Ends the whole program when even the end of a round hangs: a master that cannot be stopped
 /// would otherwise hold it for ever. The members die with their parent.
-struct Alarm;
+pub struct Alarm;
 
 impl Alarm {
-    fn set(after: Duration) -> Alarm {
+    /// Counts from now; dropping it ends the count.
+    pub fn set(after: Duration) -> Alarm {
         // SAFETY: `overdue` has the signature of a handler and calls only what one may call.
         unsafe {
             libc::signal(libc::SIGALRM, overdue as *const () as libc::sighandler_t);
@@ -117,7 +124,7 @@ impl Drop for Alarm {
 }
 
 extern "C" fn overdue(_signal: libc::c_int) {
-    const TEXT: &[u8] = b"prefork: the round is over its limit, but the master does not stop\n";
+    const TEXT: &[u8] = b"the round is over its limit, but the master does not stop\n";
     // SAFETY: write and _exit may be called in a signal handler.
     unsafe {
         libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len());
@@ -125,7 +132,8 @@ extern "C" fn overdue(_signal: libc::c_int) {
     }
 }
 
-type Times = (u64, Vec<Report>);
+/// When the gate opened, and what each member reported.
+pub type Times = (u64, Vec<Report>);
 
 fn through_hub(
     mut crew: Crew,
@@ -151,7 +159,7 @@ fn through_hub(
 }
 
 /// From all members ready to all members gone.
-fn watch(crew: &mut Crew) -> Result<Times, Failure> {
+pub fn watch(crew: &mut Crew) -> Result<Times, Failure> {
     crew.assemble()?;
     let started = crew.start();
     let reports = crew.reports()?;
@@ -159,9 +167,10 @@ fn watch(crew: &mut Crew) -> Result<Times, Failure> {
     Ok((started, reports))
 }
 
-fn figure(
+/// The figures of a round whose senders sent for `length`, once its totals are right.
+pub fn figure(
     cell: Cell,
-    plan: &Plan,
+    length: Duration,
     (started, reports): Times,
     stats: Option<Stats>,
     used: Used,
@@ -180,7 +189,7 @@ fn figure(
         published,
         deliveries,
         seconds,
-        late_seconds: seconds - plan.length.as_secs_f64(),
+        late_seconds: seconds - length.as_secs_f64(),
         cpu_seconds: used.seconds,
         calls: total(|r| r.calls) + wakes.unwrap_or(0),
         wakes,
@@ -209,13 +218,16 @@ fn verify(
 }
 
 /// Processor time and sleeps of this process and of all children waited for.
-struct Used {
-    seconds: f64,
-    sleeps: u64,
+pub struct Used {
+    /// Processor seconds.
+    pub seconds: f64,
+    /// Voluntary context switches.
+    pub sleeps: u64,
 }
 
 impl Used {
-    fn now() -> Result<Used, Failure> {
+    /// Up to now.
+    pub fn now() -> Result<Used, Failure> {
         let parts = [
             getrusage(UsageWho::RUSAGE_SELF)?,
             getrusage(UsageWho::RUSAGE_CHILDREN)?,
@@ -229,7 +241,8 @@ impl Used {
         })
     }
 
-    fn since(&self, before: &Used) -> Used {
+    /// What came after `before`.
+    pub fn since(&self, before: &Used) -> Used {
         Used {
             seconds: self.seconds - before.seconds,
             sleeps: self.sleeps - before.sleeps,
