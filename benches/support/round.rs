@@ -91,13 +91,7 @@ pub fn run(way: Way, cell: Cell, plan: &Plan, signals: &Signals) -> Result<Round
         Way::One => through_hub(crew, cell, 1, plan)?,
         Way::Many => through_hub(crew, cell, plan.batch, plan)?,
     };
-    figure(
-        cell,
-        plan.length,
-        times,
-        stats,
-        Used::now()?.since(&before),
-    )
+    figure(cell, plan.length, times, stats, Used::now()?.since(&before))
 }
 
 /// Ends the whole program when even the end of a round hangs: a master that cannot be stopped
