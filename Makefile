@@ -49,7 +49,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-benches
+PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -91,6 +91,13 @@ check-c: tools-c ## C programs against an installed tree, plain and under valgri
 	rm -rf $(STAGE)
 	$(MAKE) --no-print-directory install PREFIX=$(STAGE) DESTDIR=
 	$(PYTHON) tests/c/run.py --prefix $(STAGE) --build $(TARGET)/c
+
+# PyPI's uWSGI is built once, into the build folder.
+.PHONY: check-uwsgi
+check-uwsgi: tools-uwsgi ## the uWSGI plugin in servers of Debian and of PyPI
+	$(call say,'uWSGI: build bindings/uwsgi for two versions and run its tests')
+	$(MAKE) --no-print-directory install PREFIX=$(TARGET)/uwsgi/stage DESTDIR=
+	$(PYTHON) bindings/uwsgi/tests/run.py --prefix $(TARGET)/uwsgi/stage --build $(TARGET)/uwsgi
 
 .PHONY: check-benches
 check-benches: tools-build ## every bench runs once, as a test
@@ -165,6 +172,24 @@ tools-lints: tools-build
 
 tools-c: tools-build
 	$(call need,gcc g++ pkg-config valgrind $(PYTHON),gcc g++ libc6-dev libc6-dbg pkg-config valgrind python3)
+
+# The plugins are no commands: what dpkg says about their packages counts.
+UWSGI_PACKAGES := uwsgi-core uwsgi-dev uwsgi-plugin-python3 uwsgi-plugin-gevent-python3 \
+    uwsgi-plugin-greenlet-python3 python3-gevent python3-greenlet python3-dev python3-venv
+
+.PHONY: tools-uwsgi
+tools-uwsgi: tools-build
+	$(call need,$(PYTHON) pkg-config nm,python3 pkg-config binutils)
+	@dpkg-query -W $(UWSGI_PACKAGES) >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "==> installing uWSGI with apt-get: $(UWSGI_PACKAGES)"; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -qq >/dev/null && \
+	    apt-get install -y -qq --no-install-recommends $(UWSGI_PACKAGES) >/dev/null; \
+	else \
+	    echo "missing: uWSGI. Install it and try again; on Debian or Ubuntu:" >&2; \
+	    echo "    sudo apt-get install $(UWSGI_PACKAGES)" >&2; exit 1; \
+	fi
 
 tools-nextest: tools-build
 	@command -v cargo-nextest >/dev/null || { \

@@ -1,0 +1,60 @@
+/* Included before everything else: the functions of Python that the plugin needs, weak, so
+ * that it loads into a uWSGI that has no Python (yet) and can say what is wrong. The tests
+ * check that none is missing here.
+ */
+#pragma weak PyBool_FromLong
+#pragma weak PyBuffer_FillInfo
+#pragma weak PyBuffer_Release
+#pragma weak PyBytes_AsString
+#pragma weak PyBytes_FromStringAndSize
+#pragma weak PyBytes_Size
+#pragma weak PyErr_Clear
+#pragma weak PyErr_Format
+#pragma weak PyErr_NewExceptionWithDoc
+#pragma weak PyErr_NoMemory
+#pragma weak PyErr_Occurred
+#pragma weak PyErr_SetFromErrno
+#pragma weak PyErr_SetObject
+#pragma weak PyErr_SetString
+#pragma weak PyEval_RestoreThread
+#pragma weak PyEval_SaveThread
+#pragma weak PyExc_OSError
+#pragma weak PyExc_TypeError
+#pragma weak PyExc_ValueError
+#pragma weak PyFloat_AsDouble
+#pragma weak PyFloat_FromDouble
+#pragma weak PyImport_AddModule
+#pragma weak PyImport_AppendInittab
+#pragma weak PyImport_ImportModule
+#pragma weak PyLong_FromLong
+#pragma weak PyLong_FromLongLong
+#pragma weak PyLong_FromUnsignedLong
+#pragma weak PyLong_FromUnsignedLongLong
+#pragma weak PyModuleDef_Init
+#pragma weak PyModule_GetState
+#pragma weak PyObject_AsFileDescriptor
+#pragma weak PyObject_CallObject
+#pragma weak PyObject_CheckBuffer
+#pragma weak PyObject_GetAttrString
+#pragma weak PyObject_GetBuffer
+#pragma weak PyObject_HasAttrString
+#pragma weak PyObject_SetAttrString
+#pragma weak PyObject_Size
+#pragma weak PyStructSequence_New
+#pragma weak PyStructSequence_NewType
+#pragma weak PyStructSequence_SetItem
+#pragma weak PyTuple_Pack
+#pragma weak PyUnicode_AsUTF8AndSize
+#pragma weak PyUnicode_DecodeUTF8
+#pragma weak Py_GetVersion
+#pragma weak _PyArg_ParseTupleAndKeywords_SizeT
+#pragma weak _PyObject_CallFunction_SizeT
+#pragma weak _PyObject_CallMethod_SizeT
+#pragma weak _Py_BuildValue_SizeT
+#pragma weak _Py_Dealloc
+#pragma weak _Py_NoneStruct
+/* The names of some of them in other versions of Python. */
+#pragma weak PyArg_ParseTupleAndKeywords
+#pragma weak PyObject_CallFunction
+#pragma weak PyObject_CallMethod
+#pragma weak Py_BuildValue
