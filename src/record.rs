@@ -18,6 +18,8 @@
 //! Who writes: the sender into its lane, the router into queues. Who reads: the router (checks
 //! every field against its own knowledge), the receiving core (checks bounds).
 
+use crate::sync::foreign;
+
 /// Records start and end on multiples of this many bytes.
 pub(crate) const ALIGN: usize = 16;
 /// Bytes of the two header words.
@@ -166,6 +168,7 @@ impl Header {
     #[inline]
     pub unsafe fn read(at: *const u8) -> Self {
         let words = at.cast::<u64>();
+        foreign(at, HEADER);
         // SAFETY: the caller's contract. Volatile: another process may own these bytes, and each
         // word must be loaded exactly once, or a check and a use could see different values.
         unsafe {
@@ -209,6 +212,7 @@ pub(crate) const fn size_of_record(len: usize) -> usize {
 /// `src` is readable and `dst` writable for `len` bytes, and they do not overlap.
 #[inline]
 pub(crate) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
+    foreign(src, len);
     // SAFETY: the caller's contract.
     unsafe {
         if len == 16 {
@@ -227,6 +231,7 @@ pub(crate) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
 #[inline]
 pub(crate) unsafe fn copy_records(src: *const u8, dst: *mut u8, len: usize) {
     const FEW: usize = 8 * ALIGN;
+    foreign(src, len);
     // SAFETY: the caller's contract.
     unsafe {
         if len > FEW {

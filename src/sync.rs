@@ -7,8 +7,21 @@
 //!   bracketed by `fence(SeqCst)`, which loom does model; the code that ships pays nothing.
 //! * [`order`] names an ordering by its SYNC tag. It is the identity in real builds; a model can
 //!   weaken tags, or stop a thread at one, and show that the claim then fails, or still holds.
+//!
+//! For the fuzzer (`cfg(corecast_fuzz)`, tests/fuzz) every access to a 64-bit word first calls a
+//! hook, and so does [`foreign`], which stands before every plain load of worker-written memory:
+//! the hook may put other bytes there, so that no two loads need agree.
 
 pub(crate) use std::sync::atomic::Ordering;
+
+/// Said before each plain load of `len` bytes that another process may change meanwhile.
+#[cfg(not(corecast_fuzz))]
+#[inline(always)]
+pub(crate) fn foreign(_at: *const u8, _len: usize) {}
+
+#[cfg(corecast_fuzz)]
+#[path = "../tests/fuzz/rig/words.rs"]
+mod words;
 
 #[cfg(not(loom))]
 mod imp {
@@ -16,7 +29,10 @@ mod imp {
 
     pub type AtomicBool = std::sync::atomic::AtomicBool;
     pub type AtomicU32 = std::sync::atomic::AtomicU32;
+    #[cfg(not(corecast_fuzz))]
     pub type AtomicU64 = std::sync::atomic::AtomicU64;
+    #[cfg(corecast_fuzz)]
+    pub use super::words::{AtomicU64, foreign, set_hook};
     pub use std::sync::atomic::fence;
 
     /// The ordering to use at the place tagged `site`.

@@ -10,6 +10,7 @@ use crate::config::{Config, Overflow, Timestamps};
 use crate::directory::ChannelId;
 use crate::lane::{LaneRecord, Violation};
 use crate::record::{self, Header, STAMP_BYTES, flags, full_ticket, kind, round_up};
+use crate::sync::foreign;
 
 /// Records up to this size go through the staging buffer.
 const STAGED_RECORD: usize = 1024;
@@ -183,6 +184,7 @@ impl Router {
         if len == 0 {
             return Err(Violation);
         }
+        foreign(record.payload, 1);
         // SAFETY: one byte of payload is readable.
         let name_len = usize::from(unsafe { record.payload.read_volatile() });
         let prefix = round_up(1 + name_len);
@@ -312,6 +314,7 @@ impl Router {
 
 /// Copies `len` bytes of a name that another process may still change.
 pub(super) fn copy_name(to: &mut [u8; record::NAME_MAX], from: *const u8, len: usize) -> &[u8] {
+    foreign(from, len);
     // SAFETY: the caller checked that `len` (at most 255) bytes are readable; a copy, because the
     // bytes are not ours.
     unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), len) };

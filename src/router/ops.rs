@@ -7,6 +7,7 @@ use crate::directory::{ChannelId, check_name};
 use crate::lane::{LaneRecord, Violation};
 use crate::record::{NAME_MAX, flags, kind};
 use crate::shared::ANSWERS;
+use crate::sync::foreign;
 
 impl Router {
     /// Carries out one operation of the core in `slot`.
@@ -157,6 +158,7 @@ fn close_generation(record: LaneRecord) -> Result<u32, Violation> {
     if record.header.len() != size_of::<u64>() {
         return Err(Violation);
     }
+    foreign(record.payload, size_of::<u64>());
     // SAFETY: eight readable bytes, 16-byte aligned; volatile: they are not ours.
     Ok(unsafe { record.payload.cast::<u64>().read_volatile() } as u32)
 }
