@@ -300,6 +300,17 @@ typedef struct {
      * How long join, open and attach wait for the master's answer, in milliseconds.
      */
     uint32_t answer_timeout_ms;
+    /**
+     * 1: a worker process can write its own lanes and the words of its own queues only; a
+     * stray store anywhere else ends it with SIGSEGV. In force in forked children once they
+     * attach. One more file descriptor for each worker and extra slot. The default.
+     * 0: one memory that all processes write.
+     */
+    uint32_t isolation;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
 } channel_config_t;
 
 /**

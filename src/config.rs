@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::doorbell::MAX_SLOTS;
 use crate::error::ConfigError;
-use crate::layout::Layout;
+use crate::layout::{FIRST_OWNER, Layout};
 use crate::queue::MAX_BUFFER;
 
 /// Most channels a hub can have.
@@ -78,6 +78,14 @@ pub struct Config {
     pub order: Order,
     /// Touch all memory at creation, so that a lack of it is an error there. Default false.
     pub populate: bool,
+    /// Memory of its own for each worker: a worker process can write its own lanes and the words
+    /// of its own queues, and can only read the directory, the subscriptions and all queues; a
+    /// stray store anywhere else ends it with SIGSEGV. In force in forked children from the moment
+    /// they attach; the process that made the hub (and so all its threads) can write everything.
+    /// Costs one more file descriptor for each worker and each extra slot, and nothing when
+    /// sending or receiving. Default true. False: one memory that all write, where a stray store
+    /// of one worker can harm all.
+    pub isolation: bool,
     /// How long the master's own thread looks for news before it sleeps. Default 0; it helps
     /// only where CPUs are idle.
     pub spin: Duration,
@@ -99,6 +107,7 @@ impl Default for Config {
             timestamps: Timestamps::default(),
             order: Order::default(),
             populate: false,
+            isolation: true,
             spin: Duration::ZERO,
             answer_timeout: Duration::from_secs(5),
         }
@@ -121,11 +130,16 @@ impl Config {
     /// Whatever is wrong with the configuration itself.
     pub fn requirements(&self) -> Result<Requirements, ConfigError> {
         let layout = Layout::new(self)?;
-        // One eventfd per slot, one pidfd per process (at most one per slot), and the region, the
-        // router's eventfd, its epoll and the master's own pidfd.
+        let memfds = if self.isolation {
+            FIRST_OWNER as u32 + self.workers + self.extra
+        } else {
+            1
+        };
+        // One eventfd per slot, one pidfd per process (at most one per slot), and the router's
+        // eventfd, its epoll and the master's own pidfd.
         Ok(Requirements {
             bytes: layout.total as u64,
-            fds: 2 * self.slots() + 4,
+            fds: 2 * self.slots() + memfds + 3,
         })
     }
 
@@ -211,7 +225,7 @@ mod tests {
             ..Config::default()
         };
         let need = config.requirements().expect("a valid configuration");
-        assert_eq!(need.fds, 2 * 1028 + 4);
+        assert_eq!(need.fds, 2 * 1028 + (2 + 256 + 4) + 3);
         assert!(need.bytes > 4 << 30);
     }
 }

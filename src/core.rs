@@ -21,6 +21,7 @@ use crate::region::Shared;
 use crate::shared::{Holder, Mailbox, MasterState, RegionHeader};
 use crate::sync::{AtomicU32, Ordering};
 use crate::ticket::{LastTicket, Tickets};
+use crate::view::Access;
 use membership::Memberships;
 use recv::Origin;
 use send::NameCache;
@@ -110,6 +111,8 @@ pub struct Core {
     name_cache: NameCache,
     memberships: Memberships,
     master: MasterWatch,
+    /// Dropped last of all that uses the region.
+    _access: Access,
 }
 
 // SAFETY: the raw pointers inside (lane, queue) go to the region, which the hub's Arc keeps

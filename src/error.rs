@@ -204,6 +204,14 @@ pub enum AttachError {
     /// Only the master's process may call this.
     #[error("only the process of the master may do this")]
     WrongProcess,
+    /// A system call failed.
+    #[error("{call} failed: {}", std::io::Error::from_raw_os_error(*errno))]
+    Os {
+        /// The call.
+        call: &'static str,
+        /// Its errno.
+        errno: i32,
+    },
 }
 
 /// A configuration that cannot be.
@@ -295,6 +303,15 @@ pub enum MasterError {
 }
 
 impl From<crate::region::OsError> for CreateError {
+    fn from(e: crate::region::OsError) -> Self {
+        Self::Os {
+            call: e.call,
+            errno: e.errno,
+        }
+    }
+}
+
+impl From<crate::region::OsError> for AttachError {
     fn from(e: crate::region::OsError) -> Self {
         Self::Os {
             call: e.call,

@@ -10,9 +10,10 @@ use crate::config::{Config, Order, Overflow, Timestamps};
 use crate::core::{Core, Sender};
 use crate::directory::check_name;
 use crate::error::{AttachError, CreateError, MasterError};
+use crate::fds::FdTable;
 use crate::layout::Layout;
 use crate::master::{Master, MasterThread};
-use crate::notify::{self, CoreFds};
+use crate::notify;
 use crate::process::ProcessMark;
 use crate::region::{OsError, address_space, available_fds, available_memory};
 use crate::router::{Router, realtime_nanos};
@@ -31,7 +32,7 @@ pub(crate) struct Inner {
     pub creator: u32,
     /// Wakes the master.
     pub router_fd: OwnedFd,
-    pub core_fds: CoreFds,
+    pub core_fds: FdTable,
     /// The router while no master runs. Only masters lock it, never a forked worker.
     pub router: Mutex<Option<Box<Router>>>,
     /// Workers reported dead by the host, one bit each.
@@ -62,6 +63,13 @@ impl Inner {
             worker,
             core: slot - worker * config.cores,
         }
+    }
+
+    /// True in a process that neither made the hub nor runs its master: those need all of it.
+    pub fn is_forked_child(&self) -> bool {
+        let pid = std::process::id();
+        let master = MasterState::load(&self.view.header.master);
+        pid != self.creator && master != MasterState::Running(pid)
     }
 
     pub fn notify_router(&self) {
@@ -98,7 +106,7 @@ impl Hub {
                 creator: mark.enter(),
                 mark,
                 router_fd: notify::eventfd()?,
-                core_fds: CoreFds::create(slots)?,
+                core_fds: notify::core_fds(slots)?,
                 router: Mutex::new(Some(router)),
                 hints: (0..workers.div_ceil(64))
                     .map(|_| AtomicU64::new(0))
@@ -121,7 +129,8 @@ impl Hub {
     ///
     /// # Errors
     /// There is a master already, the last one ran in another process (only that one knows what
-    /// has been routed), or a system call failed.
+    /// has been routed), this is a forked child that has attached as a worker or a helper, or a
+    /// system call failed.
     pub fn master(&self) -> Result<Master, MasterError> {
         Master::new(Arc::clone(&self.inner))
     }
@@ -136,10 +145,11 @@ impl Hub {
     }
 
     /// A worker's view of the hub. In a forked child this closes the notification descriptors of
-    /// all other workers (those of the extra slots stay).
+    /// all other workers (those of the extra slots stay), and gives up what [`Config::isolation`]
+    /// says.
     ///
     /// # Errors
-    /// The index is out of range, or the region is of another version.
+    /// The index is out of range, the region is of another version, or a system call failed.
     pub fn worker(&self, worker: u32) -> Result<Worker, AttachError> {
         Worker::new(Arc::clone(&self.inner), worker)
     }
@@ -165,13 +175,11 @@ impl Hub {
         let slots = self.inner.view.layout.slots;
         let extra = slots - self.config().extra as usize;
         for slot in (extra..slots).chain(0..extra) {
-            let is_free = self.inner.view.slot(slot).load().is_free();
-            if !is_free || self.inner.core_fds.get(slot).is_none() {
-                continue;
-            }
-            match Core::attach(Arc::clone(&self.inner), slot) {
-                Err(AttachError::Busy { .. }) => {} // somebody was faster
-                other => return other,
+            match Core::attach_if_free(Arc::clone(&self.inner), slot) {
+                // Taken, or somebody was faster, or it is another worker's.
+                Ok(None) | Err(AttachError::Busy { .. } | AttachError::Foreign { .. }) => {}
+                Ok(Some(core)) => return Ok(core),
+                Err(other) => return Err(other),
             }
         }
         Err(AttachError::NoFreeSlot {
@@ -281,6 +289,7 @@ impl Builder {
         timestamps: Timestamps,
         order: Order,
         populate: bool,
+        isolation: bool,
         spin: Duration,
         answer_timeout: Duration,
     }

@@ -9,14 +9,16 @@
 //! | pins               | the same for open handles                        router
 //! | queue buffers      | per slot: two                                    router
 //! +--------------------+
-//! | control            | tickets, doorbell, slot words, control words     all, by RMW
+//! | common             | tickets, doorbell                                all, by RMW
 //! +--------------------+
-//! | worker 0           | lane words, lanes                                worker 0
-//! | worker 1 ...       | page aligned                                     worker 1
+//! | worker 0           | slot words, lane words, control words, lanes     worker 0, router
+//! | worker 1 ...       |                                                  worker 1, router
+//! +--------------------+
+//! | extra slot 0 ...   | the same for one core                            its owner, router
 //! +--------------------+ total
 //! ```
-//! Every part starts on a page of its own, so that each page has one writing process, the
-//! control words aside.
+//! Each box is a [`Part`] that can have a memfd of its own; in the last two, the router writes
+//! by atomic read-modify-write, and resets what a dead owner left.
 
 use crate::config::Config;
 use crate::doorbell::Doorbell;
@@ -24,6 +26,7 @@ use crate::error::ConfigError;
 use crate::lane::LaneWord;
 use crate::queue::{ControlWord, OVERHEAD};
 use crate::record::{HEADER, NAME_MAX, STAMP_BYTES, round_up, size_of_record};
+use crate::region::Part;
 use crate::shared::{Entry, Mailbox, RegionHeader, SlotWord};
 use crate::ticket::Tickets;
 
@@ -51,17 +54,41 @@ pub(crate) struct Layout {
     pub subscriptions: usize,
     pub pins: usize,
     pub buffers: usize,
+    /// Start of what all write.
+    pub common: usize,
     pub tickets: usize,
     pub doorbell: usize,
-    pub slot_words: usize,
-    pub control_words: usize,
-    /// Start of worker 0's pages.
-    pub workers: usize,
-    /// Bytes from one worker's pages to the next's.
-    pub worker_stride: usize,
-    pub cores: usize,
+    pub workers: Group,
+    pub extra: Group,
     pub total: usize,
 }
+
+/// Parts of one shape, one behind the other: those of the workers, or of the extra slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Group {
+    pub count: usize,
+    /// Cores of each.
+    pub cores: usize,
+    /// Start of the first.
+    pub start: usize,
+    /// Bytes of each.
+    pub stride: usize,
+}
+
+/// Where a slot's words are.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Number of the part among those of all owners, workers first.
+    owner: usize,
+    /// Start of the part.
+    start: usize,
+    /// Cores of the part, and which of them.
+    cores: usize,
+    core: usize,
+}
+
+/// Bytes of one word of a slot: alone on its cache lines.
+const WORD: usize = 128;
 
 /// Hands out consecutive page-aligned parts; None once the size has overflowed.
 struct Planner(Option<usize>);
@@ -91,7 +118,6 @@ impl Layout {
             .queue_bytes
             .max(OVERHEAD + largest)
             .next_multiple_of(PAGE);
-        let cores = config.cores as usize;
         let mut plan = Planner(Some(0));
         plan.part(1, size_of::<RegionHeader>());
         let mailboxes = plan.part(slots, size_of::<Mailbox>());
@@ -100,16 +126,22 @@ impl Layout {
         let subscriptions = plan.part(channels * row_words, size_of::<u64>());
         let pins = plan.part(channels * row_words, size_of::<u64>());
         let buffers = plan.part(2 * slots, buffer_capacity);
+        let common = plan.0.unwrap_or(0);
         let tickets = plan.part(1, size_of::<Tickets>());
         let doorbell = plan.part(1, size_of::<Doorbell>());
-        let slot_words = plan.part(slots, size_of::<SlotWord>());
-        let control_words = plan.part(slots, size_of::<ControlWord>());
-        let words = (cores * size_of::<LaneWord>()).next_multiple_of(PAGE);
-        let worker_stride = words + cores * lane_capacity;
-        // The extra slots are laid out as workers of one core each... in pages of the same
-        // stride, so that one formula finds every lane.
-        let groups = config.workers as usize + (config.extra as usize).div_ceil(cores);
-        let workers = plan.part(groups, worker_stride);
+        let mut group = |count: u32, cores: u32| {
+            let (count, cores) = (count as usize, cores as usize);
+            let stride = words_bytes(cores) + cores * lane_capacity;
+            let start = plan.part(count, stride);
+            Group {
+                count,
+                cores,
+                start,
+                stride,
+            }
+        };
+        let workers = group(config.workers, config.cores);
+        let extra = group(config.extra, 1);
         let total = plan.0.filter(|&t| t <= isize::MAX as usize / 2);
         Ok(Self {
             slots,
@@ -125,13 +157,11 @@ impl Layout {
             subscriptions,
             pins,
             buffers,
+            common,
             tickets,
             doorbell,
-            slot_words,
-            control_words,
             workers,
-            worker_stride,
-            cores,
+            extra,
             total: total.ok_or(ConfigError::TooLarge {
                 field: "the region",
                 value: u64::MAX,
@@ -140,20 +170,73 @@ impl Layout {
         })
     }
 
-    /// Offset of a slot's lane word.
+    /// The parts, in order: the router's, the common one, one for each owner.
+    pub fn parts(&self) -> Vec<Part> {
+        let part = |name: String, start, len| Part { start, len, name };
+        let mut parts = vec![
+            part("corecast-router".into(), 0, self.common),
+            part(
+                "corecast-common".into(),
+                self.common,
+                self.workers.start - self.common,
+            ),
+        ];
+        for (kind, group) in [("worker", &self.workers), ("extra", &self.extra)] {
+            parts.extend((0..group.count).map(|i| {
+                let start = group.start + i * group.stride;
+                part(format!("corecast-{kind}-{i}"), start, group.stride)
+            }));
+        }
+        parts
+    }
+
+    /// Number of the part that belongs to the owner of `slot`.
+    pub fn part_of(&self, slot: usize) -> usize {
+        FIRST_OWNER + self.place(slot).owner
+    }
+
+    /// Offset of a slot's [`SlotWord`].
+    pub fn slot_word(&self, slot: usize) -> usize {
+        self.word(slot, 0)
+    }
+
+    /// Offset of a slot's [`LaneWord`].
     pub fn lane_word(&self, slot: usize) -> usize {
-        self.workers
-            + slot / self.cores * self.worker_stride
-            + slot % self.cores * size_of::<LaneWord>()
+        self.word(slot, 1)
+    }
+
+    /// Offset of a slot's [`ControlWord`].
+    pub fn control_word(&self, slot: usize) -> usize {
+        self.word(slot, 2)
     }
 
     /// Offset of a slot's ring.
     pub fn lane_ring(&self, slot: usize) -> usize {
-        let words = (self.cores * size_of::<LaneWord>()).next_multiple_of(PAGE);
-        self.workers
-            + slot / self.cores * self.worker_stride
-            + words
-            + slot % self.cores * self.lane_capacity
+        let place = self.place(slot);
+        place.start + words_bytes(place.cores) + place.core * self.lane_capacity
+    }
+
+    /// Offset of a slot's word in array number `array` of its part.
+    fn word(&self, slot: usize, array: usize) -> usize {
+        let place = self.place(slot);
+        let words = place.start + colour(place.owner);
+        words + (array * place.cores + place.core) * WORD
+    }
+
+    fn place(&self, slot: usize) -> Place {
+        let in_workers = self.workers.count * self.workers.cores;
+        let (group, slot, before) = if slot < in_workers {
+            (&self.workers, slot, 0)
+        } else {
+            (&self.extra, slot - in_workers, self.workers.count)
+        };
+        let index = slot / group.cores;
+        Place {
+            owner: before + index,
+            start: group.start + index * group.stride,
+            cores: group.cores,
+            core: slot % group.cores,
+        }
     }
 
     /// Offset of one of a slot's two queue buffers.
@@ -169,14 +252,36 @@ impl Layout {
             [self.slots, self.channels, self.row_words, self.table_len],
             [self.lane_capacity, self.lane_window, self.buffer_capacity],
             [self.mailboxes, self.table, self.entries, self.subscriptions],
-            [self.pins, self.buffers, self.tickets, self.doorbell],
-            [self.slot_words, self.control_words, self.workers],
-            [self.worker_stride, self.cores, self.total],
+            [self.pins, self.buffers, self.common, self.tickets],
+            [self.doorbell, self.total],
+            (&self.workers, &self.extra),
         )
             .hash(&mut hasher);
         hasher.finish()
     }
 }
+
+/// Number of the first part that belongs to an owner of slots.
+pub(crate) const FIRST_OWNER: usize = 2;
+
+/// Where the words of an owner's part begin in it. Not all alike: the router reads the words of
+/// all owners, and lines with the same offset in their pages share one set of the L1 cache.
+const fn colour(owner: usize) -> usize {
+    owner % COLOURS * WORD
+}
+
+const COLOURS: usize = PAGE / WORD;
+
+/// Bytes for the words of a part's cores, wherever its colour has them begin.
+const fn words_bytes(cores: usize) -> usize {
+    ((COLOURS - 1) * WORD + 3 * cores * WORD).next_multiple_of(PAGE)
+}
+
+const _: () = {
+    assert!(size_of::<SlotWord>() == WORD);
+    assert!(size_of::<LaneWord>() == WORD);
+    assert!(size_of::<ControlWord>() == WORD);
+};
 
 #[cfg(test)]
 mod tests {
@@ -197,20 +302,43 @@ mod tests {
             l.subscriptions,
             l.pins,
             l.buffers,
+            l.common,
             l.tickets,
             l.doorbell,
-            l.slot_words,
-            l.control_words,
-            l.workers,
+            l.workers.start,
+            l.extra.start,
             l.total,
         ];
         assert!(starts.is_sorted() && starts.iter().all(|s| s % PAGE == 0));
-        assert!(l.lane_ring(l.slots - 1) + l.lane_capacity <= l.total);
-        assert_eq!(
-            l.lane_ring(5),
-            l.lane_word(5) + PAGE,
-            "worker 1 starts on its own page"
-        );
+        let mut end = 0;
+        for part in l.parts() {
+            assert_eq!((part.start, part.len % PAGE), (end, 0), "{part:?}");
+            end += part.len;
+        }
+        assert_eq!(end, l.total);
+    }
+
+    #[test]
+    fn what_a_slot_has_lies_in_its_owners_part_and_overlaps_nothing() {
+        let l = Layout::new(&Config {
+            workers: 40,
+            cores: 3,
+            extra: 5,
+            ..Config::default()
+        })
+        .expect("valid");
+        let mut taken = Vec::new();
+        for slot in 0..l.slots {
+            let part = &l.parts()[l.part_of(slot)];
+            let words = [l.slot_word(slot), l.lane_word(slot), l.control_word(slot)];
+            let ring = (l.lane_ring(slot), l.lane_capacity);
+            for (at, len) in words.map(|at| (at, WORD)).into_iter().chain([ring]) {
+                assert!(part.start <= at && at + len <= part.start + part.len);
+                taken.push((at, len));
+            }
+        }
+        taken.sort_unstable();
+        assert!(taken.is_sorted_by(|a, b| a.0 + a.1 <= b.0));
     }
 
     #[test]

@@ -62,6 +62,8 @@ mod directory;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
+mod fds;
+#[cfg(not(loom))]
 mod hub;
 #[cfg(not(loom))]
 mod layout;

@@ -49,6 +49,9 @@ impl Master {
         if let MasterState::Running(pid) = MasterState::load(state) {
             return Err(MasterError::AlreadyRunning { pid });
         }
+        if !hub.view.is_whole() {
+            return Err(MasterError::WrongProcess);
+        }
         let mut kept = hub.router.try_lock();
         let pid = hub.mark.enter();
         let Some(router) = kept.as_mut().and_then(|kept| kept.take()) else {

@@ -3,14 +3,15 @@
 //! An eventfd is only ever written: its readers use edge-triggered polling, where each write is
 //! an event of its own, so nobody needs to reset the counter.
 
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::fds::FdTable;
 use crate::region::OsError;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::AtomicU32;
 
 /// A new eventfd, non-blocking and closed on exec.
 pub(crate) fn eventfd() -> Result<OwnedFd, OsError> {
@@ -76,49 +77,7 @@ pub(crate) fn futex_wake(word: &AtomicU32) {
 }
 
 /// The eventfds of all cores. A forked worker closes those of other workers.
-#[derive(Debug)]
-pub(crate) struct CoreFds(Vec<AtomicU32>);
-
-const CLOSED: u32 = u32::MAX;
-
-impl CoreFds {
-    pub fn create(slots: usize) -> Result<Self, OsError> {
-        let mut fds = Self(Vec::with_capacity(slots));
-        for _ in 0..slots {
-            // On failure, dropping `fds` closes what was opened.
-            let fd = eventfd()?.into_raw_fd();
-            fds.0.push(AtomicU32::new(fd as u32));
-        }
-        Ok(fds)
-    }
-
-    /// The eventfd of a slot, unless this process has closed it.
-    pub fn get(&self, slot: usize) -> Option<RawFd> {
-        // Relaxed: a file descriptor number, changed only by this process before it attaches.
-        match self.0[slot].load(Ordering::Relaxed) {
-            CLOSED => None,
-            fd => Some(fd as RawFd),
-        }
-    }
-
-    /// Closes all but those that `keep` names.
-    pub fn close_except(&self, keep: impl Fn(usize) -> bool) {
-        for (slot, fd) in self.0.iter().enumerate() {
-            if keep(slot) {
-                continue;
-            }
-            // Relaxed: the swap makes sure that each is closed once.
-            match fd.swap(CLOSED, Ordering::Relaxed) {
-                CLOSED => {}
-                // SAFETY: this table owns the descriptor and has just given it up.
-                fd => drop(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
-            }
-        }
-    }
-}
-
-impl Drop for CoreFds {
-    fn drop(&mut self) {
-        self.close_except(|_| false);
-    }
+pub(crate) fn core_fds(slots: usize) -> Result<FdTable, OsError> {
+    let fds: Result<Vec<_>, _> = (0..slots).map(|_| eventfd()).collect();
+    Ok(FdTable::new(fds?))
 }

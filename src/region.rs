@@ -1,16 +1,28 @@
-//! The region: one sealed memfd, mapped before fork, shared by the master and all workers.
+//! The region: mapped before fork, shared by the master and all workers. One range of addresses,
+//! backed by sealed memfds: one for all of it, or one for each of its [`Part`]s, so that a worker
+//! can give up what it has no business to write.
 //!
 //! Nobody holds `&T` or `&mut T` over plain bytes that another process may write: shared words
 //! are atomics behind [`Shared`], everything else is raw pointers and copies.
+//!
+//! Who maps what: the creator everything, and so do its children, until they attach
+//! ([`Region::keep`]). From then on such a child has the router's part read-only, and of the
+//! others' parts nothing but reserved addresses: a stray store there is a SIGSEGV.
 
-use std::fs::File;
-use std::ops::Deref;
+use std::ffi::{CString, c_void};
+use std::num::NonZeroUsize;
+use std::ops::{Deref, Range};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
+use nix::unistd::ftruncate;
+
+use crate::fds::FdTable;
+use crate::sync::{AtomicU32, Ordering};
 
 /// A system call that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,53 +44,228 @@ impl OsError {
     pub fn last(call: &'static str) -> Self {
         Self::of(call)(Errno::last())
     }
+}
 
-    fn io(call: &'static str) -> impl Fn(std::io::Error) -> Self {
-        move |e| Self {
-            call,
-            errno: e.raw_os_error().unwrap_or(libc::EIO),
-        }
-    }
+/// A piece of the region with a memfd of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Bytes from the region's start, a multiple of the page size.
+    pub start: usize,
+    /// Bytes, a multiple of the page size.
+    pub len: usize,
+    /// What procfs shows of it.
+    pub name: String,
+}
+
+/// What this process may do with a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+enum Access {
+    /// Reserved addresses only.
+    None = 0,
+    Read = 1,
+    Write = 2,
 }
 
 /// The mapped region. Unmapped when dropped; forked children drop their own copy.
 #[derive(Debug)]
 pub(crate) struct Region {
-    map: MmapRaw,
+    base: NonNull<c_void>,
+    len: usize,
+    parts: Vec<Part>,
+    fds: FdTable,
+    /// By part: an [`Access`].
+    access: Vec<AtomicU32>,
+    /// By part: borrows of this process.
+    users: Vec<AtomicU32>,
+    /// The process that has restricted itself, if it is this one.
+    restricted: AtomicU32,
+    /// The process that is changing its mappings. Another's number is that of a parent that was
+    /// doing so when it forked: no lock for the child.
+    changing: AtomicU32,
 }
 
+// SAFETY: the mapping lives as long as the region and belongs to no thread.
+unsafe impl Send for Region {}
+// SAFETY: as above; what is in it is reached through atomics and raw pointers only.
+unsafe impl Sync for Region {}
+
 impl Region {
-    /// A zeroed region of `bytes`, sealed against resizing. With `populate`, all of it is backed
-    /// by memory now, or this fails.
-    pub fn create(bytes: usize, populate: bool) -> Result<Self, OsError> {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let fd = memfd_create(c"corecast", flags).map_err(OsError::of("memfd_create"))?;
-        let file = File::from(fd);
-        file.set_len(bytes as u64)
-            .map_err(OsError::io("ftruncate"))?;
-        if populate {
-            fallocate(&file, FallocateFlags::empty(), 0, bytes as i64)
-                .map_err(OsError::of("fallocate"))?;
-        }
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(OsError::of("fcntl(F_ADD_SEALS)"))?;
-        let map = MmapOptions::new()
-            .len(bytes)
-            .map_raw(&file)
-            .map_err(OsError::io("mmap"))?;
-        Ok(Self { map })
+    /// A zeroed region of these parts, which lie one behind the other, each sealed against
+    /// resizing. With `populate`, all of it is backed by memory now, or this fails.
+    pub fn create(parts: Vec<Part>, populate: bool) -> Result<Self, OsError> {
+        let make = |part: &Part| memfd(part, populate);
+        let fds: Result<Vec<OwnedFd>, OsError> = parts.iter().map(make).collect();
+        Self::map(parts, fds?)
     }
 
-    /// Bytes mapped.
+    /// The region whose parts are in these memfds.
+    fn map(parts: Vec<Part>, fds: Vec<OwnedFd>) -> Result<Self, OsError> {
+        let len = parts.iter().map(|part| part.len).sum();
+        let region = Self {
+            base: reserve(None, len)?,
+            len,
+            access: parts.iter().map(|_| AtomicU32::new(0)).collect(),
+            users: parts.iter().map(|_| AtomicU32::new(0)).collect(),
+            restricted: AtomicU32::new(0),
+            fds: FdTable::new(fds),
+            parts,
+            changing: AtomicU32::new(0),
+        };
+        // On failure, dropping the region unmaps and closes what is there.
+        (0..region.parts.len()).try_for_each(|part| region.open(part))?;
+        Ok(region)
+    }
+
+    /// True when each part has a memfd of its own.
+    pub fn is_split(&self) -> bool {
+        self.parts.len() > 1
+    }
+
+    /// True when this process may write all of it.
+    pub fn is_whole(&self) -> bool {
+        (0..self.parts.len()).all(|part| self.access(part) == Access::Write)
+    }
+
+    /// Gives up, once for each process, what `keep` does not say. Memfds are closed but those that
+    /// `hold` names. False when this process has done so before.
+    pub fn restrict(
+        &self,
+        keep: impl Fn(usize) -> Keep,
+        hold: impl Fn(usize) -> bool,
+    ) -> Result<bool, OsError> {
+        let _turn = self.turn();
+        let me = std::process::id();
+        // Relaxed, here and below: changed in turn.
+        if self.restricted.swap(me, Ordering::Relaxed) == me {
+            return Ok(false);
+        }
+        // What a parent used is not this process's.
+        self.users
+            .iter()
+            .for_each(|n| n.store(0, Ordering::Relaxed));
+        let mut part = 0;
+        while part < self.parts.len() {
+            let goes = |&p: &usize| keep(p) == Keep::Nothing && self.access(p) != Access::None;
+            let run = (part..self.parts.len()).take_while(goes).count();
+            if run > 0 {
+                self.close(part..part + run)?;
+            } else if keep(part) == Keep::ToRead && self.access(part) == Access::Write {
+                self.protect(part)?;
+            }
+            part += run.max(1);
+        }
+        self.fds.close_except(hold);
+        Ok(true)
+    }
+
+    /// Makes sure that this process can write a part, until it says [`Self::give_back`]. False
+    /// when it has given up the part and closed the memfd.
+    pub fn borrow(&self, part: usize) -> Result<bool, OsError> {
+        let _turn = self.turn();
+        if self.access(part) != Access::Write {
+            if self.fds.get(part).is_none() {
+                return Ok(false);
+            }
+            self.open(part)?;
+        }
+        // Relaxed: changed in turn.
+        self.users[part].fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// The end of a [`Self::borrow`]. A process that has restricted itself gives the part up when
+    /// nothing in it uses the part any more.
+    pub fn give_back(&self, part: usize) {
+        let _turn = self.turn();
+        // Relaxed, twice: changed in turn.
+        let was_last = self.users[part].fetch_sub(1, Ordering::Relaxed) == 1;
+        if was_last && self.restricted.load(Ordering::Relaxed) == std::process::id() {
+            // Failing leaves a mapping that nobody uses.
+            let _ = self.close(part..part + 1);
+        }
+    }
+
+    fn access(&self, part: usize) -> Access {
+        // Relaxed: changed by this process alone, before it uses the part.
+        match self.access[part].load(Ordering::Relaxed) {
+            0 => Access::None,
+            1 => Access::Read,
+            _ => Access::Write,
+        }
+    }
+
+    fn set_access(&self, part: usize, access: Access) {
+        // Relaxed: as above.
+        self.access[part].store(access as u32, Ordering::Relaxed);
+    }
+
+    fn open(&self, part: usize) -> Result<(), OsError> {
+        let fd = self.fds.get(part).ok_or(OsError {
+            call: "mmap",
+            errno: libc::EBADF,
+        })?;
+        // SAFETY: the table owns it, and closes it only in `restrict`, whose turn it is not.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        let (at, len) = self.range(part..part + 1);
+        // SAFETY: the range is this region's own reservation.
+        unsafe { mmap(Some(at), len, rights, flags, fd, 0) }.map_err(OsError::of("mmap"))?;
+        self.set_access(part, Access::Write);
+        Ok(())
+    }
+
+    fn protect(&self, part: usize) -> Result<(), OsError> {
+        let (at, len) = self.range(part..part + 1);
+        let at = self.base.map_addr(|_| at);
+        // SAFETY: this region's own mapping, which this process only reads from now on.
+        unsafe { mprotect(at, len.get(), ProtFlags::PROT_READ) }
+            .map_err(OsError::of("mprotect"))?;
+        self.set_access(part, Access::Read);
+        Ok(())
+    }
+
+    fn close(&self, parts: Range<usize>) -> Result<(), OsError> {
+        let (at, len) = self.range(parts.clone());
+        parts.for_each(|part| self.set_access(part, Access::None));
+        reserve(Some(at), len.get()).map(|_| ())
+    }
+
+    /// Address and bytes of consecutive parts.
+    fn range(&self, parts: Range<usize>) -> (NonZeroUsize, NonZeroUsize) {
+        let parts = &self.parts[parts];
+        let at = self.base.addr().saturating_add(parts[0].start);
+        let len = parts.iter().map(|part| part.len).sum();
+        (at, NonZeroUsize::new(len).unwrap_or(NonZeroUsize::MIN))
+    }
+
+    /// Waits until no other thread of this process changes mappings: two that attach at once.
+    fn turn(&self) -> Turn<'_> {
+        let me = std::process::id();
+        loop {
+            // Relaxed: a guess, which the CAS validates.
+            let seen = self.changing.load(Ordering::Relaxed);
+            let is_mine = seen != me
+                // SYNC(region.turn): pairs with the store in `Turn::drop`.
+                && self.changing.compare_exchange(seen, me, Ordering::Acquire, Ordering::Relaxed).is_ok();
+            if is_mine {
+                return Turn(&self.changing);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Bytes of the whole range.
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.len
     }
 
     /// The byte at `offset`.
     pub fn at(&self, offset: usize) -> *mut u8 {
         assert!(offset < self.len(), "offset beyond the region");
         // SAFETY: just checked.
-        unsafe { self.map.as_mut_ptr().add(offset) }
+        unsafe { self.base.as_ptr().cast::<u8>().add(offset) }
     }
 
     /// The shared words of type `T` at `offset`.
@@ -93,6 +280,57 @@ impl Region {
         // SAFETY: a pointer into a mapping is not null.
         Shared(unsafe { NonNull::new_unchecked(at) })
     }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: this region's own range; whoever uses it holds the region. Cannot fail for a
+        // range that was mapped whole.
+        let _ = unsafe { munmap(self.base, self.len) };
+    }
+}
+
+/// What a process keeps of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Nothing,
+    ToRead,
+    AsItIs,
+}
+
+/// One thread's turn to change mappings.
+struct Turn<'a>(&'a AtomicU32);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // SYNC(region.turn): pairs with the CAS in `turn`.
+        self.0.store(0, Ordering::Release);
+    }
+}
+
+/// A memfd for a part.
+fn memfd(part: &Part, populate: bool) -> Result<OwnedFd, OsError> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let name = CString::new(part.name.as_str()).unwrap_or_default();
+    let fd = memfd_create(name.as_c_str(), flags).map_err(OsError::of("memfd_create"))?;
+    let len = part.len as i64;
+    ftruncate(fd.as_fd(), len).map_err(OsError::of("ftruncate"))?;
+    if populate {
+        fallocate(fd.as_fd(), FallocateFlags::empty(), 0, len).map_err(OsError::of("fallocate"))?;
+    }
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(seals)).map_err(OsError::of("fcntl(F_ADD_SEALS)"))?;
+    Ok(fd)
+}
+
+/// Addresses without memory: anywhere, or in place of what is mapped at `at`, which must be a
+/// region's own.
+fn reserve(at: Option<NonZeroUsize>, len: usize) -> Result<NonNull<c_void>, OsError> {
+    let fixed = at.map_or(MapFlags::empty(), |_| MapFlags::MAP_FIXED);
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | fixed;
+    let len = NonZeroUsize::new(len).unwrap_or(NonZeroUsize::MIN);
+    // SAFETY: a fresh mapping, or one over a part that its region gives up.
+    unsafe { mmap_anonymous(at, len, ProtFlags::PROT_NONE, flags) }.map_err(OsError::of("mmap"))
 }
 
 /// A reference to atomics in the region. Valid while the region is mapped: every holder also

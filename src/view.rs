@@ -6,9 +6,9 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::doorbell::Doorbell;
 use crate::lane::LaneWord;
-use crate::layout::Layout;
+use crate::layout::{FIRST_OWNER, Layout};
 use crate::queue::ControlWord;
-use crate::region::{OsError, Region, Shared};
+use crate::region::{Keep, OsError, Part, Region, Shared};
 use crate::shared::{MAGIC, Mailbox, RegionHeader, SlotWord, VERSION};
 use crate::subscriptions::Rows;
 use crate::sync::Ordering;
@@ -31,7 +31,7 @@ pub(crate) struct View {
 impl View {
     /// Makes a region for this configuration and puts an empty hub into it.
     pub fn create(config: &Config, layout: Layout) -> Result<Arc<Self>, OsError> {
-        let region = Region::create(layout.total, config.populate)?;
+        let region = Region::create(parts(config, &layout), config.populate)?;
         let seed = random_seed()?;
         // SAFETY: the layout has these parts at these offsets, all made of atomics; everything
         // that holds them also holds the view, which keeps the region.
@@ -95,8 +95,56 @@ impl View {
         Ok(())
     }
 
+    /// In a forked child: leaves it write access to the part of `worker` alone, besides what all
+    /// write. A helper (None) has no part until it takes a slot.
+    pub fn isolate(&self, worker: Option<u32>) -> Result<(), OsError> {
+        if !self.region.is_split() {
+            return Ok(());
+        }
+        let own = worker.map(|worker| FIRST_OWNER + worker as usize);
+        if let Some(own) = own {
+            // Never given back: the worker attaches and detaches as it likes.
+            self.region.borrow(own)?;
+        }
+        let helpers = FIRST_OWNER + self.layout.workers.count;
+        let keep = |part| match part {
+            0 => Keep::ToRead,
+            _ if part < FIRST_OWNER || Some(part) == own => Keep::AsItIs,
+            _ => Keep::Nothing,
+        };
+        let hold = |part| own.is_none() || part >= helpers;
+        self.region.restrict(keep, hold).map(|_| ())
+    }
+
+    /// Access to a slot's words and lane for as long as the result lives; None if this process
+    /// has given that up for good.
+    pub fn enter(self: &Arc<Self>, slot: usize) -> Result<Option<Access>, OsError> {
+        let part = self.part_of(slot);
+        let has = self.region.borrow(part)?;
+        Ok(has.then(|| Access {
+            view: Arc::clone(self),
+            part,
+            pid: std::process::id(),
+        }))
+    }
+
+    /// True when this process may write all of the region, as the master must.
+    pub fn is_whole(&self) -> bool {
+        self.region.is_whole()
+    }
+
+    fn part_of(&self, slot: usize) -> usize {
+        if self.region.is_split() {
+            self.layout.part_of(slot)
+        } else {
+            0
+        }
+    }
+
     pub fn slot(&self, slot: usize) -> Shared<SlotWord> {
-        self.nth(self.layout.slot_words, slot)
+        assert!(slot < self.layout.slots);
+        // SAFETY: the layout has a slot word for each slot there.
+        unsafe { self.region.words(self.layout.slot_word(slot)) }
     }
 
     pub fn mailbox(&self, slot: usize) -> Shared<Mailbox> {
@@ -104,7 +152,9 @@ impl View {
     }
 
     pub fn control(&self, slot: usize) -> Shared<ControlWord> {
-        self.nth(self.layout.control_words, slot)
+        assert!(slot < self.layout.slots);
+        // SAFETY: the layout has a control word for each slot there.
+        unsafe { self.region.words(self.layout.control_word(slot)) }
     }
 
     pub fn lane_word(&self, slot: usize) -> Shared<LaneWord> {
@@ -130,6 +180,35 @@ impl View {
         // SAFETY: the layout has one T for each slot from `start` on.
         unsafe { self.region.words(start + slot * size_of::<T>()) }
     }
+}
+
+/// This process uses what the owner of a slot writes.
+#[derive(Debug)]
+pub(crate) struct Access {
+    view: Arc<View>,
+    part: usize,
+    pid: u32,
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        // A forked child's copy says nothing about the child.
+        if self.pid == std::process::id() {
+            self.view.region.give_back(self.part);
+        }
+    }
+}
+
+/// The parts that get memfds: each its own, or one for all.
+fn parts(config: &Config, layout: &Layout) -> Vec<Part> {
+    if config.isolation {
+        return layout.parts();
+    }
+    vec![Part {
+        start: 0,
+        len: layout.total,
+        name: "corecast".into(),
+    }]
 }
 
 /// Keys for the name hash, so that nobody can prepare names that collide.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::core::Core;
 use crate::error::AttachError;
 use crate::hub::Inner;
-use crate::shared::{MasterState, VERSION};
+use crate::shared::VERSION;
 
 /// A worker process's view of the hub; gives out its cores.
 #[derive(Clone, Debug)]
@@ -32,7 +32,8 @@ impl Worker {
         if worker.inner.core_fds.get(first).is_none() {
             return Err(AttachError::Foreign { worker: index });
         }
-        if worker.is_forked_child() {
+        if worker.inner.is_forked_child() {
+            worker.inner.view.isolate(Some(index))?;
             let own = first..first + cores as usize;
             let fds = &worker.inner.core_fds;
             fds.close_except(|slot| own.contains(&slot) || slot >= extra);
@@ -63,13 +64,5 @@ impl Worker {
                 found,
                 expected: VERSION,
             })
-    }
-
-    /// True in a process that neither made the hub nor runs its master: those need all
-    /// descriptors.
-    fn is_forked_child(&self) -> bool {
-        let pid = std::process::id();
-        let master = MasterState::load(&self.inner.view.header.master);
-        pid != self.inner.creator && master != MasterState::Running(pid)
     }
 }

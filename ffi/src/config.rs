@@ -77,15 +77,22 @@ pub struct ChannelConfig {
     pub spin_us: u32,
     /// How long join, open and attach wait for the master's answer, in milliseconds.
     pub answer_timeout_ms: u32,
+    /// 1: a worker process can write its own lanes and the words of its own queues only; a
+    /// stray store anywhere else ends it with SIGSEGV. In force in forked children once they
+    /// attach. One more file descriptor for each worker and extra slot. The default.
+    /// 0: one memory that all processes write.
+    pub isolation: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
-// SAFETY: repr(C), integers only, `size` first; in its first version.
+// SAFETY: repr(C), integers only, `size` first; it had 72 bytes before `isolation`.
 unsafe impl SizedStruct for ChannelConfig {
     const NAME: &'static str = "channel_config_t";
     const FIRST: usize = 72;
 }
 
-const _: () = assert!(size_of::<ChannelConfig>() == 72);
+const _: () = assert!(size_of::<ChannelConfig>() == 80);
 
 impl ChannelConfig {
     /// The crate's defaults, in the C form.
@@ -121,6 +128,8 @@ impl ChannelConfig {
                 .as_millis()
                 .try_into()
                 .unwrap_or(u32::MAX),
+            isolation: config.isolation.into(),
+            reserved: 0,
         }
     }
 
@@ -138,6 +147,8 @@ impl ChannelConfig {
         config.timestamps = choose("timestamps", self.timestamps, &TIMESTAMPS)?;
         config.order = choose("order", self.order, &ORDERS)?;
         config.populate = choose("populate", self.populate, &[false, true])?;
+        config.isolation = choose("isolation", self.isolation, &[false, true])?;
+        choose("reserved", self.reserved, &[()])?;
         config.spin = Duration::from_micros(self.spin_us.into());
         config.answer_timeout = Duration::from_millis(self.answer_timeout_ms.into());
         Ok(config)

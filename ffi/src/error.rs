@@ -326,6 +326,7 @@ fn of_attach(e: &AttachError) -> ChannelE {
         AttachError::WrongProcess => ChannelE::WrongProcess,
         AttachError::MasterGone => ChannelE::MasterGone,
         AttachError::Timeout => ChannelE::Timeout,
+        AttachError::Os { .. } => ChannelE::Os,
         _ => ChannelE::Other,
     }
 }

@@ -17,6 +17,7 @@ use crate::queue::QueueReader;
 use crate::record::{HEADER, Header, kind};
 use crate::shared::{Holder, MasterState, VERSION};
 use crate::ticket::LastTicket;
+use crate::view::Access;
 
 /// How long a slot whose holder seems alive is waited for (the holder may just be detaching, or
 /// dead with its pid already reused), and how long a dropped core waits for room to detach.
@@ -24,6 +25,23 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Core {
     pub(crate) fn attach(hub: Arc<Inner>, slot: usize) -> Result<Self, AttachError> {
+        let access = enter(&hub, slot)?;
+        Self::take(hub, slot, access)
+    }
+
+    /// None when the slot is held.
+    pub(crate) fn attach_if_free(
+        hub: Arc<Inner>,
+        slot: usize,
+    ) -> Result<Option<Self>, AttachError> {
+        let access = enter(&hub, slot)?;
+        if !hub.view.slot(slot).load().is_free() {
+            return Ok(None);
+        }
+        Self::take(hub, slot, access).map(Some)
+    }
+
+    fn take(hub: Arc<Inner>, slot: usize, access: Access) -> Result<Self, AttachError> {
         hub.view
             .check_version()
             .map_err(|found| AttachError::Version {
@@ -31,18 +49,26 @@ impl Core {
                 expected: VERSION,
             })?;
         let me = hub.sender_of(slot);
-        let fd = hub.core_fds.get(slot);
-        let fd = fd.ok_or(AttachError::Foreign { worker: me.worker })?;
+        let foreign = AttachError::Foreign { worker: me.worker };
+        let fd = hub.core_fds.get(slot).ok_or(foreign)?;
         if MasterState::load(&hub.view.header.master) == MasterState::Gone {
             return Err(AttachError::MasterGone);
         }
         let pid = hub.mark.enter();
         let holder = take_slot(&hub, slot, pid)?;
         ring(&hub, slot);
-        Ok(Self::new(hub, slot, holder, pid, fd, me))
+        Ok(Self::new(hub, slot, holder, pid, fd, me, access))
     }
 
-    fn new(hub: Arc<Inner>, slot: usize, holder: Holder, pid: u32, fd: i32, me: Sender) -> Self {
+    fn new(
+        hub: Arc<Inner>,
+        slot: usize,
+        holder: Holder,
+        pid: u32,
+        fd: i32,
+        me: Sender,
+        access: Access,
+    ) -> Self {
         let view = &hub.view;
         let (layout, config) = (&view.layout, &view.config);
         let (word, control) = (view.lane_word(slot), view.control(slot));
@@ -92,6 +118,7 @@ impl Core {
             memberships: Memberships::default(),
             master: MasterWatch::default(),
             hub,
+            _access: access,
         }
     }
 
@@ -138,6 +165,20 @@ impl Drop for Core {
             let _ = self.end(PATIENCE);
         }
     }
+}
+
+/// Sees to it that this process can use what belongs to the slot, and, if it is a forked child,
+/// nothing that belongs to others.
+fn enter(hub: &Inner, slot: usize) -> Result<Access, AttachError> {
+    let me = hub.sender_of(slot);
+    let foreign = AttachError::Foreign { worker: me.worker };
+    if hub.core_fds.get(slot).is_none() {
+        return Err(foreign);
+    }
+    if hub.is_forked_child() {
+        hub.view.isolate(None)?; // unless it has been done for a worker
+    }
+    hub.view.enter(slot)?.ok_or(foreign)
 }
 
 /// Takes the slot, waiting for the master to free it if its last owner is gone.
