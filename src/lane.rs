@@ -15,8 +15,8 @@
 //! `window` bytes only: the producer skips to the start with a PAD record when it would leave the
 //! window. So small messages keep few pages and few cache lines busy.
 //!
-//! Invariants: `head <= tail <= head + capacity`, both are monotonic byte positions, multiples of
-//! 16; a record never wraps. Who writes: the core its publish word and the ring; the router the
+//! Invariants: `head <= tail <= head + capacity`, both are byte positions that only grow (and may
+//! pass 2^64, so differences count), multiples of 16; a record never wraps. Who writes: the core its publish word and the ring; the router the
 //! head, and the armed bit by CAS.
 
 #[cfg(not(loom))]
@@ -185,7 +185,7 @@ impl LaneWriter {
             // is free (has_room) and ours.
             unsafe { pad.write(self.ring.add(offset)) };
         }
-        self.tail += (skip + size) as u64;
+        self.tail = self.tail.wrapping_add((skip + size) as u64);
         let start = if skip > 0 { 0 } else { offset };
         // SAFETY: skip() made start + size <= capacity.
         Some(unsafe { self.ring.add(start) })
@@ -210,7 +210,7 @@ impl LaneWriter {
 
     #[inline]
     fn has_room(&mut self, needed: usize, head: &AtomicU64) -> bool {
-        let fits = |w: &Self| (w.tail - w.head) as usize + needed <= w.capacity;
+        let fits = |w: &Self| w.tail.wrapping_sub(w.head) as usize + needed <= w.capacity;
         if fits(self) {
             return true;
         }
@@ -219,7 +219,7 @@ impl LaneWriter {
         // store; one of the two must see the other.
         let fresh = head.load(Ordering::SeqCst);
         // A head beyond our tail or behind our last look is damage; ignoring it keeps us safe.
-        if fresh >= self.head && fresh <= self.tail {
+        if self.tail.wrapping_sub(fresh) <= self.tail.wrapping_sub(self.head) {
             self.head = fresh;
         }
         fits(self)
@@ -304,15 +304,15 @@ impl LaneReader {
     #[inline]
     pub fn span(&self) -> (*const u8, usize) {
         let offset = self.head as usize & (self.capacity - 1);
-        let len = ((self.end - self.head) as usize).min(self.capacity - offset);
+        let len = (self.unread() as usize).min(self.capacity - offset);
         (self.ring.wrapping_add(offset), len)
     }
 
     /// Steps over a record of `size` bytes that `peek` returned, or over records in `span`.
     #[inline]
     pub fn advance(&mut self, size: usize) {
-        debug_assert!(size as u64 <= self.end - self.head);
-        self.head += size as u64;
+        debug_assert!(size as u64 <= self.unread());
+        self.head = self.head.wrapping_add(size as u64);
     }
 
     /// A reader of its own, to look at what lies ahead without stepping over it.
@@ -320,10 +320,15 @@ impl LaneReader {
         Self { ..*self }
     }
 
-    /// Gives up everything up to `tail`, whatever it holds.
-    pub fn skip_to(&mut self, tail: u64) {
-        self.head = tail;
-        self.end = tail;
+    /// Gives up what has been published and not been routed, whatever it holds.
+    pub fn give_up(&mut self) {
+        self.head = self.end;
+    }
+
+    /// Bytes of the snapshot that have not been routed.
+    #[inline]
+    fn unread(&self) -> u64 {
+        self.end.wrapping_sub(self.head)
     }
 
     #[inline]
@@ -334,7 +339,7 @@ impl LaneReader {
         // SAFETY: as above. The producer may misbehave and write here; the header is loaded once.
         let header = unsafe { Header::read(at) };
         let size = header.size();
-        if size as u64 > self.end - self.head || offset + size > self.capacity {
+        if size as u64 > self.unread() || offset + size > self.capacity {
             return Err(Violation);
         }
         Ok(LaneRecord {

@@ -16,6 +16,7 @@ use crate::liveness::{has_ended, pidfd_open};
 use crate::queue::QueueReader;
 use crate::record::{HEADER, Header, kind};
 use crate::shared::{Holder, MasterState, VERSION};
+use crate::sync::Ordering;
 use crate::ticket::LastTicket;
 use crate::view::Access;
 
@@ -72,6 +73,10 @@ impl Core {
         let view = &hub.view;
         let (layout, config) = (&view.layout, &view.config);
         let (word, control) = (view.lane_word(slot), view.control(slot));
+        // From where the router stands, whatever tail a predecessor may have left. Relaxed: the
+        // slot word's Acquire orders it behind what the router did when it freed the slot.
+        let head = view.mailbox(slot).head.load(Ordering::Relaxed);
+        word.reset(head);
         // SAFETY: the region has these bytes there; taking the slot word made this core the only
         // producer of the lane and the only reader of the queue. The hub's Arc keeps the region.
         let (lane, queue) = unsafe {
@@ -80,7 +85,7 @@ impl Core {
                     view.ring(slot),
                     layout.lane_capacity,
                     layout.lane_window,
-                    word.tail(),
+                    head,
                 ),
                 QueueReader::new(
                     control,
@@ -128,6 +133,12 @@ impl Core {
     /// The lane is full and the master does not empty it, or this is the wrong process.
     pub fn detach(mut self) -> Result<(), SendError> {
         self.end(self.hub.view.config.answer_timeout)
+    }
+
+    /// For the fuzzer: as if its process had been killed.
+    #[cfg(corecast_fuzz)]
+    pub(crate) fn vanish(mut self) {
+        self.detached = true;
     }
 
     fn end(&mut self, timeout: Duration) -> Result<(), SendError> {

@@ -6,10 +6,18 @@
 //!    the like that are still in its lane no longer count;
 //! 3. lane, queue and mailbox are reset, then the slot word is freed.
 
-use super::{Router, Standing};
+use super::{Lane, Router, Standing};
 use crate::shared::ANSWERS;
 use crate::stats::Stats;
 use crate::sync::Ordering;
+
+impl Lane {
+    /// Its owner is gone and has left a tail that cannot be believed: the next owner must not
+    /// start from there, but from where the router stands.
+    fn disown(&self) {
+        self.word.reset(self.reader.head());
+    }
+}
 
 impl Router {
     /// A slot rang: a new owner, news in its lane, or room in its queue.
@@ -38,6 +46,12 @@ impl Router {
     fn notice_owner(&mut self, slot: usize) {
         let holder = self.view.slot(slot).load();
         if !holder.is_live() {
+            if !holder.is_free() {
+                // Damage: nobody could take the slot any more.
+                self.stats.violations += 1;
+                self.lanes[slot].disown();
+                self.view.slot(slot).free(self.lanes[slot].holder);
+            }
             return;
         }
         let lane = &mut self.lanes[slot];
@@ -64,6 +78,7 @@ impl Router {
             Standing::Free | Standing::Leaving => return,
             Standing::Live => self.start_leaving(slot),
             Standing::Quarantined => {
+                self.lanes[slot].disown();
                 self.lanes[slot].standing = Standing::Leaving;
                 self.leaving.insert(slot);
             }
@@ -126,9 +141,10 @@ impl Router {
     pub(super) fn quarantine(&mut self, slot: usize) {
         self.stats.violations += 1;
         let lane = &mut self.lanes[slot];
-        let tail = lane.word.tail();
-        lane.reader.skip_to(tail);
-        if lane.standing == Standing::Live {
+        lane.reader.give_up();
+        if lane.standing == Standing::Leaving {
+            lane.disown();
+        } else if lane.standing == Standing::Live {
             lane.standing = Standing::Quarantined;
             lane.holder = self.view.slot(slot).quarantine(lane.holder);
             self.stats.quarantined += 1;
@@ -136,5 +152,79 @@ impl Router {
             self.outcome.events.insert(slot);
             self.leave_all(slot, true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Hub;
+    use crate::router::realtime_nanos;
+
+    /// A hub of one slot, its router, and passes until nothing moves.
+    fn driven() -> (Hub, Router) {
+        let hub = Hub::builder().workers(1).extra(0).channels(4).create();
+        let hub = hub.expect("a hub");
+        drop(hub.inner.router.lock().take());
+        let router = Router::new(hub.inner.view.clone(), realtime_nanos);
+        (hub, router)
+    }
+
+    fn settle(router: &mut Router) {
+        // Enough for a lane to be found idle and armed.
+        for _ in 0..20 {
+            router.step();
+        }
+    }
+
+    /// The next owner of slot 0 joins, sends and receives.
+    fn check_heir(hub: &Hub, router: &mut Router) {
+        assert!(hub.inner.view.slot(0).load().is_free());
+        let mut heir = hub.attach(0, 0).expect("a core");
+        let ticket = heir.join_async("room").expect("asked");
+        settle(router);
+        heir.join_result(ticket).expect("answered").expect("joined");
+        heir.send("room", b"hello").expect("sent");
+        settle(router);
+        assert_eq!(
+            heir.recv().expect("no loss").expect("a message").body,
+            b"hello"
+        );
+        settle(router);
+    }
+
+    /// The slot kept the tail that its owner had been quarantined for: the next owner started
+    /// from there, and close below 2^64 it never had room, or, in a debug build, panicked.
+    #[test]
+    fn the_next_owner_does_not_inherit_an_impossible_tail() {
+        for tail in [u64::MAX, u64::MAX - 100_000, 1 << 63, 1 << 40] {
+            let (hub, mut router) = driven();
+            let mut core = hub.attach(0, 0).expect("a core");
+            core.send("room", b"by the book").expect("sent");
+            let _rings = hub.inner.view.lane_word(0).publish(tail & !15);
+            settle(&mut router);
+            assert_eq!((router.stats.quarantined, router.stats.violations), (1, 1));
+            drop(core);
+            router.reap(0);
+            settle(&mut router);
+            check_heir(&hub, &mut router);
+        }
+    }
+
+    /// A slot word in a state that does not exist was nobody's: never freed, never taken.
+    #[test]
+    fn a_damaged_slot_word_is_repaired() {
+        let (hub, mut router) = driven();
+        let core = hub.attach(0, 0).expect("a core");
+        let word = hub.inner.view.slot(0);
+        // SAFETY: repr(C), and the atomic is its only field.
+        let raw = unsafe { &*std::ptr::from_ref(word.get()).cast::<crate::sync::AtomicU64>() };
+        raw.store(77 << 32 | 1, Ordering::Release);
+        settle(&mut router);
+        assert_eq!(router.stats.violations, 1);
+        assert_eq!(router.owner_pid(0), None);
+        drop(core);
+        settle(&mut router);
+        check_heir(&hub, &mut router);
     }
 }
