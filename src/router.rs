@@ -19,6 +19,8 @@
 //! quarantined, never the reason for a panic.
 
 mod deliver;
+#[cfg(test)]
+mod misdeeds;
 mod ops;
 mod sabotage;
 mod slot_set;
@@ -315,13 +317,27 @@ impl Router {
             from = slot + 1;
             self.enter(slot, cut);
         }
-        while let Some(Reverse((_, slot))) = self.merge.pop() {
-            let limit = self.merge.peek().map_or(0, |Reverse((t, _))| *t);
-            let flow = self.drain(slot as usize, Some((limit, cut)));
+        while let Some(Reverse((own, slot))) = self.merge.pop() {
+            // No two lanes have a ticket in common, unless one of them forged it: the lane that
+            // comes first must get on then too.
+            let limit = match self.merge.peek() {
+                Some(Reverse((next, _))) if *next != own => *next,
+                Some(_) => own.wrapping_add(1),
+                None => 0,
+            };
+            let slot = slot as usize;
+            let head = self.lanes[slot].reader.head();
+            let flow = self.drain(slot, Some((limit, cut)));
             if flow != Flow::Done {
                 return flow;
             }
-            self.enter(slot as usize, cut);
+            if self.lanes[slot].reader.head() == head {
+                // Its first record had the smallest ticket a moment ago. A lane that changes its
+                // mind each time it is looked at would keep this loop going for ever.
+                self.quarantine(slot);
+                continue;
+            }
+            self.enter(slot, cut);
         }
         Flow::Done
     }
