@@ -1,0 +1,337 @@
+//! Storms: deaths in masses, births before deaths were seen, pids used again, forks at bad moments.
+//! Others lose nothing, and nothing grows.
+//!
+//! `CORECAST_GENERATIONS=10000 cargo test --test storms` makes the first one longer.
+
+// The tests' own bookkeeping across processes; not subject to the models.
+#![allow(clippy::disallowed_types)]
+
+mod common;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{Child, LONG, Watchdog, alone, fork, open_fds, shared_words, wait_until};
+use corecast::{Core, Hub, Master, RecvError};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// Numbered messages between two cores of this process, every one of which must come.
+struct Pair {
+    from: Core,
+    to: Core,
+    sent: u64,
+    received: u64,
+}
+
+impl Pair {
+    fn new(hub: &Hub) -> Self {
+        let [from, mut to] = [(); 2].map(|()| hub.attach_any().expect("an extra core"));
+        to.join("steady").expect("joined");
+        Self {
+            from,
+            to,
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    /// Sends `n`, and receives until all have come.
+    fn check(&mut self, n: u64) {
+        for _ in 0..n {
+            let body = self.sent.to_le_bytes();
+            self.from.send_timeout("steady", &body, LONG).expect("sent");
+            self.sent += 1;
+        }
+        wait_until("all has come", || {
+            while let Some(message) = self.to.recv().expect("nothing is lost") {
+                assert_eq!(message.body, self.received.to_le_bytes());
+                self.received += 1;
+            }
+            self.received == self.sent
+        });
+    }
+}
+
+/// What must not grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Footprint {
+    fds: usize,
+    mappings: usize,
+    resident_kib: usize,
+}
+
+impl Footprint {
+    fn now() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).expect("procfs");
+        let statm = read("/proc/self/statm");
+        let pages = statm
+            .split(' ')
+            .nth(1)
+            .and_then(|n| n.parse::<usize>().ok());
+        Self {
+            fds: open_fds(),
+            mappings: read("/proc/self/maps").lines().count(),
+            resident_kib: pages.expect("resident pages") * 4,
+        }
+    }
+
+    /// Panics if there is more than before: of memory, more than an allocator's whim.
+    fn check(self, before: Self, what: &str) {
+        println!("{what}: {before:?} -> {self:?}");
+        assert_eq!(self.fds, before.fds, "descriptors");
+        assert!(self.mappings <= before.mappings + 2, "mappings");
+        assert!(self.resident_kib <= before.resident_kib + 2048, "memory");
+    }
+}
+
+fn generations() -> u64 {
+    let chosen = std::env::var("CORECAST_GENERATIONS").ok();
+    chosen.map_or(2000, |n| n.parse().expect("a number of generations"))
+}
+
+/// Attaches worker 0, joins two channels, says so, and waits for its death.
+fn join_and_wait(hub: &Hub, generation: u64, joined: &AtomicU64) {
+    let mut core = hub.attach(0, 0).expect("a core");
+    core.join("storm").expect("joined");
+    core.join(format!("storm {}", generation % 100))
+        .expect("joined");
+    joined.store(generation, Ordering::SeqCst);
+    std::thread::sleep(FOREVER);
+}
+
+#[test]
+fn generations_that_die_right_after_joining_leave_nothing_behind() {
+    let _alone = alone();
+    let all = generations();
+    let _watchdog = Watchdog::new(LONG * (2 + all as u32 / 500));
+    let hub = Hub::builder()
+        .workers(1)
+        .channels(128)
+        .create()
+        .expect("a hub");
+    let master = hub.start().expect("a master");
+    let mut pair = Pair::new(&hub);
+    let joined = &shared_words(1)[0];
+    let mut before = None;
+    let mut last: Option<Child> = None;
+    for generation in 1..=all {
+        let next = fork(|| join_and_wait(&hub, generation, joined));
+        // Every other time the old one is a zombie still when its successor has attached.
+        drop(last.take());
+        wait_until("it has joined", || {
+            joined.load(Ordering::SeqCst) == generation
+        });
+        if generation % 2 == 0 {
+            next.kill_only();
+            last = Some(next);
+        } else {
+            next.kill();
+        }
+        if generation % 50 == 0 {
+            pair.check(10);
+        }
+        if generation == all / 4 {
+            before = Some(Footprint::now());
+        }
+    }
+    drop(last);
+    wait_until("the slot is free", || hub.stats().cores == 2);
+    Footprint::now().check(before.expect("taken on the way"), "generations");
+    let stats = hub.stats();
+    assert_eq!((stats.channels, stats.subscriptions), (1, 1), "{stats:?}");
+    assert_eq!((stats.reaped, stats.violations), (all, 0), "{stats:?}");
+    println!("{all} generations: {stats:?}");
+    master.stop().expect("stopped");
+}
+
+#[test]
+fn all_workers_killed_at_once_again_and_again() {
+    const WORKERS: u32 = 12;
+    const ROUNDS: u64 = 5;
+    let _alone = alone();
+    let _watchdog = Watchdog::new(2 * LONG);
+    let hub = Hub::builder().workers(WORKERS).create().expect("a hub");
+    let master = hub.start().expect("a master");
+    let mut pair = Pair::new(&hub);
+    let live = &shared_words(1)[0];
+    let noise = |worker: u32| {
+        let hub = &hub;
+        fork(move || {
+            let mut core = hub.attach(worker, 0).expect("a core");
+            core.join("noise").expect("joined");
+            live.fetch_add(1, Ordering::SeqCst);
+            loop {
+                let _full = core.send("noise", &[worker as u8; 100]);
+                while let Ok(Some(_)) | Err(RecvError::Lagged(_)) = core.recv() {}
+            }
+        })
+    };
+    let fds = open_fds();
+    for round in 1..=ROUNDS {
+        let workers: Vec<Child> = (0..WORKERS).map(noise).collect();
+        wait_until("all make noise", || {
+            live.load(Ordering::SeqCst) == round * u64::from(WORKERS)
+        });
+        pair.check(20);
+        workers.iter().for_each(Child::kill_only);
+        pair.check(20);
+        drop(workers);
+        wait_until("all slots are free", || hub.stats().cores == 2);
+    }
+    let stats = hub.stats();
+    assert_eq!((stats.channels, stats.subscriptions), (1, 1), "{stats:?}");
+    assert_eq!(stats.reaped, ROUNDS * u64::from(WORKERS), "{stats:?}");
+    assert_eq!(stats.violations, 0, "{stats:?}");
+    assert_eq!(open_fds(), fds);
+    println!("{ROUNDS} x {WORKERS} killed at once: {stats:?}");
+    master.stop().expect("stopped");
+}
+
+/// Forks into just this pid; None where that is not permitted.
+fn fork_with_pid(pid: Pid, body: impl FnOnce()) -> Option<Pid> {
+    let tid = [pid.as_raw()];
+    // SAFETY: plain data, for which zero is valid.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.set_tid = tid.as_ptr().addr() as u64;
+    args.set_tid_size = 1;
+    // SAFETY: like fork: the child has a copy of everything and ends with `_exit`.
+    let child = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const args,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match child {
+        0 => {
+            body();
+            // SAFETY: ends the child without the parent's destructors.
+            unsafe { libc::_exit(0) }
+        }
+        -1 => {
+            let error = std::io::Error::last_os_error();
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+            println!("skipped: choosing a pid needs CAP_CHECKPOINT_RESTORE");
+            None
+        }
+        _ => Some(pid),
+    }
+}
+
+fn now(master: &mut Master) {
+    master.poll(Some(Duration::ZERO)).expect("polled");
+}
+
+/// Kills it and takes its pid off the table.
+fn end(pid: Pid) {
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it lives");
+    assert!(waitpid(pid, None).is_ok());
+}
+
+#[test]
+fn a_stranger_with_the_pid_of_the_dead_does_not_keep_its_slot() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(LONG);
+    let hub = Hub::builder().workers(1).create().expect("a hub");
+    let mut master = hub.master().expect("a master");
+    let joined = &shared_words(1)[0];
+    for round in 1..=20 {
+        let first = fork(|| join_and_wait(&hub, round, joined));
+        wait_until("it has joined", || {
+            now(&mut master);
+            joined.load(Ordering::SeqCst) == round
+        });
+        let pid = first.pid();
+        first.kill();
+        // The master has not looked since; now the pid is a stranger's.
+        let Some(stranger) = fork_with_pid(pid, || std::thread::sleep(FOREVER)) else {
+            return;
+        };
+        wait_until("the slot is free", || {
+            now(&mut master);
+            hub.stats().cores == 0
+        });
+        let flag = Some(WaitPidFlag::WNOHANG);
+        assert_eq!(waitpid(stranger, flag), Ok(WaitStatus::StillAlive));
+        end(stranger);
+    }
+    assert_eq!((hub.stats().reaped, hub.stats().channels), (20, 0));
+}
+
+#[test]
+fn a_successor_with_the_pid_of_the_dead_gets_its_slot() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(LONG);
+    let hub = Hub::builder().workers(1).create().expect("a hub");
+    let mut master = hub.master().expect("a master");
+    let joined = &shared_words(1)[0];
+    let mut pid = fork(|| {}).pid();
+    for round in 1..=20 {
+        let child = if round == 1 {
+            let first = fork(|| join_and_wait(&hub, round, joined));
+            pid = first.pid();
+            std::mem::forget(first);
+            pid
+        } else {
+            let Some(child) = fork_with_pid(pid, || join_and_wait(&hub, round, joined)) else {
+                return;
+            };
+            child
+        };
+        wait_until("it has joined", || {
+            now(&mut master);
+            joined.load(Ordering::SeqCst) == round
+        });
+        assert_eq!((hub.stats().cores, hub.stats().reaped), (1, round - 1));
+        end(child);
+    }
+}
+
+#[test]
+fn forks_of_a_parent_whose_threads_hold_locks_come_up() {
+    const FORKS: u32 = 150;
+    let _alone = alone();
+    let _watchdog = Watchdog::new(2 * LONG);
+    let hub = Hub::builder().workers(1).extra(8).create().expect("a hub");
+    let master = hub.start().expect("a master");
+    let mut pair = Pair::new(&hub);
+    let (stop, lock) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for n in 0..3u8 {
+            let (hub, stop, lock) = (&hub, &stop, &lock);
+            scope.spawn(move || {
+                let mut core = hub.attach_any().expect("an extra core");
+                while !stop.load(Ordering::Relaxed) {
+                    // The allocator's lock, stdout's and one of its own; joins, the router's.
+                    let mut kept = lock.lock().expect("not poisoned");
+                    kept.push(vec![n; 2000]);
+                    kept.truncate(50);
+                    print!("");
+                    core.join(format!("room {n}")).expect("joined");
+                    core.leave(format!("room {n}")).expect("left");
+                    while let Ok(Some(_)) | Err(RecvError::Lagged(_)) = core.recv() {}
+                }
+            });
+        }
+        for _ in 0..FORKS {
+            let child = fork(|| {
+                let mut core = hub.attach(0, 0).expect("a core");
+                core.join("child").expect("joined");
+                core.send("child", b"alive").expect("sent");
+                let message = core.recv_timeout(LONG).expect("no loss");
+                assert_eq!(message.expect("its own message").body, b"alive");
+                core.detach().expect("detached");
+            });
+            child.join();
+            pair.check(1);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!("{FORKS} forks while three threads held locks");
+    master.stop().expect("stopped");
+}
