@@ -52,6 +52,12 @@ mod ticket;
 #[path = "../tests/loom/mod.rs"]
 mod loom_models;
 
+/// What the fuzz targets run.
+#[cfg(corecast_fuzz)]
+#[doc(hidden)]
+#[path = "../tests/fuzz/rig/mod.rs"]
+pub mod rig;
+
 // What follows stands on system calls.
 #[cfg(not(loom))]
 mod config;
