@@ -20,7 +20,7 @@
 //! head, and the armed bit by CAS.
 
 #[cfg(not(loom))]
-use crate::record::{ALIGN, Header, kind};
+use crate::record::{ALIGN, Header, kind, prefetch_write};
 use crate::sync::{AtomicU64, Ordering, order};
 
 /// The word by which a core publishes its records.
@@ -131,6 +131,11 @@ impl LaneWord {
     }
 }
 
+/// How far ahead of the record being written its producer asks for the ring's cache lines, bytes.
+/// The router had them last, and publishing waits until they have come back.
+#[cfg(not(loom))]
+const AHEAD: usize = 256;
+
 /// The producer's end: lives in the core's own memory.
 #[cfg(not(loom))]
 #[derive(Debug)]
@@ -187,6 +192,7 @@ impl LaneWriter {
         }
         self.tail = self.tail.wrapping_add((skip + size) as u64);
         let start = if skip > 0 { 0 } else { offset };
+        prefetch_write(self.ring.wrapping_add(start + AHEAD));
         // SAFETY: skip() made start + size <= capacity.
         Some(unsafe { self.ring.add(start) })
     }

@@ -206,22 +206,63 @@ pub(crate) const fn size_of_record(len: usize) -> usize {
     HEADER + round_up(len)
 }
 
-/// Copies `len` payload bytes; short ones without calling into libc.
+/// Copies `len` payload bytes; short ones without calling into libc, and in words: a body was
+/// mostly written a moment ago, and a load wider than the stores before it waits until they have
+/// left the store buffer.
 ///
 /// # Safety
 /// `src` is readable and `dst` writable for `len` bytes, and they do not overlap.
 #[inline]
 pub(crate) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
     foreign(src, len);
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller's contract; the two words of a body of 8 to 16 bytes may overlap.
     unsafe {
-        if len == 16 {
-            dst.cast::<u128>()
-                .write_unaligned(src.cast::<u128>().read_unaligned());
+        if (8..=16).contains(&len) {
+            let (first, last) = (
+                one_load(src.cast::<u64>().read_unaligned()),
+                one_load(src.add(len - 8).cast::<u64>().read_unaligned()),
+            );
+            dst.cast::<u64>().write_unaligned(first);
+            dst.add(len - 8).cast::<u64>().write_unaligned(last);
         } else {
             std::ptr::copy_nonoverlapping(src, dst, len);
         }
     }
+}
+
+/// Keeps the compiler from joining the load of `word` with that of its neighbour.
+#[inline]
+fn one_load(mut word: u64) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: no instruction at all; only the optimiser loses track of the value.
+    unsafe {
+        std::arch::asm!("/* {} */", inout(reg) word, options(pure, nomem, nostack, preserves_flags));
+    }
+    word
+}
+
+/// Asks for the cache line at `at`, which is about to be read. Any address will do.
+#[inline(always)]
+pub(crate) fn prefetch_read(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it accesses nothing.
+    unsafe {
+        std::arch::asm!("prefetcht0 [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Asks for the cache line at `at`, which is about to be written, for this processor alone.
+#[inline(always)]
+pub(crate) fn prefetch_write(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it accesses nothing, and processors without it take it for a no-op.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Copies whole records (`len` is a multiple of 16) between two aligned buffers.
@@ -239,6 +280,10 @@ pub(crate) unsafe fn copy_records(src: *const u8, dst: *mut u8, len: usize) {
             return;
         }
         let (from, to) = (src.cast::<u128>(), dst.cast::<u128>());
+        if len == ALIGN {
+            to.write(from.read());
+            return;
+        }
         for i in 0..len / ALIGN {
             to.add(i).write(from.add(i).read());
         }

@@ -15,6 +15,9 @@ use crate::sync::foreign;
 /// Records up to this size go through the staging buffer.
 const STAGED_RECORD: usize = 1024;
 
+/// How far ahead a run asks for the cache lines of the lane, bytes: another processor had them.
+const AHEAD: usize = 512;
+
 /// What a message must look like to be staged without further questions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Small {
@@ -89,18 +92,46 @@ impl Stage {
     /// Adds a message; the caller has asked `takes`.
     #[inline]
     fn push(&mut self, header: Header, payload: *const u8) {
-        debug_assert!(self.len + header.size() <= size_of_val(&*self.buffer));
-        // SAFETY: `takes`: the record fits. `payload` has `header.len()` readable bytes, checked
-        // by the lane's reader.
+        let record = payload.wrapping_sub(record::HEADER);
+        self.push_alike(record, header.size(), header, header);
+    }
+
+    /// Adds the record at `from`, whose header was loaded as `claimed` and is passed on as
+    /// `routed`, and those behind it with the very same header, within `left` bytes. Returns the
+    /// bytes taken; at least one record, for which the caller has asked `takes`.
+    #[inline]
+    fn push_alike(
+        &mut self,
+        from: *const u8,
+        left: usize,
+        claimed: Header,
+        routed: Header,
+    ) -> usize {
+        let (size, payload) = (claimed.size(), round_up(claimed.len()));
+        let limit = left.min(size_of_val(&*self.buffer) - self.len);
+        debug_assert!(size <= limit);
+        let (mut at, mut messages) = (0, 0);
+        // SAFETY: at + size <= limit: the record lies whole, with its padding, in the sender's lane
+        // (checked by the lane's reader or the caller), and fits here. Each header is loaded once.
         unsafe {
-            let at = self.buffer.as_mut_ptr().cast::<u8>().add(self.len);
-            header.write(at);
-            // With its padding: the record lies whole in the lane.
-            record::copy_records(payload, at.add(record::HEADER), round_up(header.len()));
+            let to = self.buffer.as_mut_ptr().cast::<u8>().add(self.len);
+            loop {
+                let body = from.wrapping_add(at + record::HEADER);
+                routed.write(to.add(at));
+                record::copy_records(body, to.add(at + record::HEADER), payload);
+                (at, messages) = (at + size, messages + 1);
+                if at + size > limit || Header::read(from.add(at)) != claimed {
+                    break;
+                }
+                if at + AHEAD < left {
+                    record::prefetch_read(from.add(at + AHEAD));
+                }
+            }
         }
-        self.channel = header.channel();
-        self.len += header.size();
-        self.messages += 1;
+        self.channel = routed.channel();
+        self.len += at;
+        self.messages += messages;
+        at
     }
 }
 
@@ -168,10 +199,9 @@ impl Router {
                     break;
                 }
             }
-            let header = header.routed(id.index, slot as u32);
-            self.stage
-                .push(header, base.wrapping_add(at + record::HEADER));
-            at += size;
+            let routed = header.routed(id.index, slot as u32);
+            let (from, left) = (base.wrapping_add(at), span - at);
+            at += self.stage.push_alike(from, left, header, routed);
         }
         lane.reader.advance(at);
         self.budget -= at;
