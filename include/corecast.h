@@ -387,7 +387,7 @@ typedef struct {
 
 /**
  * A received message. Set `size` once; channel_recv fills the rest. What it points
- * at belongs to the core, and is valid until the next channel_recv,
+ * at belongs to the core, and is valid until the next channel_recv, channel_recv_many,
  * channel_recv_timeout, channel_leave, channel_leave_all or channel_detach of that
  * core. Sending it on as it lies there is fine.
  */
@@ -719,6 +719,20 @@ int channel_recv(channel_core_t *core, channel_message_t *message);
  * As channel_recv, but blocks as `timeout_ms` says. Errors: as channel_recv.
  */
 int channel_recv_timeout(channel_core_t *core, int timeout_ms, channel_message_t *message);
+
+/**
+ * Takes up to `len` messages with one call: channel_recv for many. Returns how many
+ * it filled, or 0 if there is none: then the core is armed, as with channel_recv. So:
+ * call it until it returns 0; fewer than `len` do not mean that no more are there. All
+ * of them are valid as long as the message of one channel_recv would be. Set
+ * messages[0].size to sizeof(channel_message_t) first; the others' is set for you.
+ *
+ * messages[i].lost says how many were lost just before that one.
+ *
+ * The thread that uses the core. Never blocks. Not signal-safe. Errors: as
+ * channel_recv; nothing is taken then. With a `len` of 0 it returns 0 and does not arm.
+ */
+int channel_recv_many(channel_core_t *core, channel_message_t *messages, size_t len);
 
 /**
  * How many messages were lost to this core because its queue was full, as far as

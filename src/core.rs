@@ -6,6 +6,7 @@
 
 mod attach;
 mod membership;
+mod messages;
 mod recv;
 mod send;
 mod wait;
@@ -28,6 +29,7 @@ use send::NameCache;
 use wait::MasterWatch;
 
 pub use membership::JoinTicket;
+pub use messages::Messages;
 
 /// Who sent a message: worker and core index. Extra slots have worker number `config.workers`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -101,7 +101,7 @@ mod api {
     pub use crate::config::{
         Config, MAX_CHANNELS, MAX_MESSAGE, MIN_BUFFER, Order, Overflow, Requirements, Timestamps,
     };
-    pub use crate::core::{Channel, Core, JoinTicket, Message, Sender};
+    pub use crate::core::{Channel, Core, JoinTicket, Message, Messages, Sender};
     pub use crate::directory::{ChannelId, check_name};
     pub use crate::error::{
         AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError, NameError,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use corecast::{Hub, JoinError, LeaveError, NameError, RecvError, SendError};
+use corecast::{
+    Config, Core, Hub, JoinError, LeaveError, MIN_BUFFER, NameError, RecvError, SendError,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -49,6 +51,87 @@ fn a_large_message_arrives_whole() {
         a.send("big", &over),
         Err(SendError::TooLarge { len: max + 1, max })
     );
+}
+
+#[test]
+fn many_are_received_with_one_call_and_what_is_not_taken_stays() {
+    let hub = Hub::builder().workers(3).create().expect("a hub");
+    let _master = hub.start().expect("a master");
+    let mut cores: Vec<_> = (0..3).map(|w| hub.attach(w, 0).expect("a core")).collect();
+    let mut there = cores.pop().expect("the third");
+    assert!(there.recv_many().expect("ok").is_none());
+    there.join("a").expect("joined");
+    there.join("b").expect("joined");
+    for n in 0..100_u32 {
+        let name = if n % 7 < 4 { "a" } else { "b" };
+        let body = n.to_le_bytes().repeat(1 + n as usize % 40);
+        cores[n as usize % 3 % 2].send(name, &body).expect("sent");
+    }
+    let mut next = 0;
+    while next < 100 {
+        let Some(messages) = there.recv_many().expect("nothing lost") else {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        // Collected first: they stay valid together. Seven at most: the others stay.
+        let together: Vec<_> = messages.take(7).collect();
+        assert!(!together.is_empty());
+        for message in together {
+            let name = if next % 7 < 4 { "a" } else { "b" };
+            assert_eq!(message.name, name.as_bytes());
+            assert_eq!(message.sender.worker, next % 3 % 2);
+            assert_eq!(
+                message.body,
+                next.to_le_bytes().repeat(1 + next as usize % 40)
+            );
+            next += 1;
+        }
+        // One by one between the batches.
+        if let Some(message) = there.recv().expect("nothing lost") {
+            assert_eq!(message.body[..4], next.to_le_bytes());
+            next += 1;
+        }
+    }
+    assert!(there.recv_many().expect("ok").is_none());
+}
+
+#[test]
+fn many_end_in_front_of_a_loss_and_before_what_was_left() {
+    let mut config = Config::default();
+    (config.workers, config.queue_bytes) = (1, MIN_BUFFER);
+    let hub = Hub::create(&config).expect("a hub");
+    let mut master = hub.master().expect("a master");
+    let mut core = hub.attach(0, 0).expect("a core");
+    core.join_async("a").expect("asked");
+    master.poll(Some(Duration::ZERO)).expect("a pass");
+    let mut sent = 0_u32;
+    while hub.stats().lost == 0 {
+        core.send("a", &sent.to_le_bytes()).expect("room");
+        master.poll(Some(Duration::ZERO)).expect("a pass");
+        sent += 1;
+    }
+    let mut got = Vec::new();
+    let mut take = |core: &mut Core| match core.recv_many() {
+        Ok(Some(messages)) => {
+            got.extend(messages.map(|m| u32::from_le_bytes(m.body.try_into().expect("four"))));
+            true
+        }
+        Ok(None) => false,
+        Err(error) => {
+            assert_eq!(error, RecvError::Lagged(1));
+            got.push(sent - 1);
+            true
+        }
+    };
+    while take(&mut core) || master.poll(Some(Duration::ZERO)) != Ok(0) {}
+    core.send("a", &sent.to_le_bytes()).expect("room");
+    master.poll(Some(Duration::ZERO)).expect("a pass");
+    while take(&mut core) {}
+    assert_eq!(got, (0..=sent).collect::<Vec<_>>(), "the loss at its place");
+    core.send("a", b"late").expect("room");
+    core.leave("a").expect("left");
+    master.poll(Some(Duration::ZERO)).expect("a pass");
+    assert!(core.recv_many().expect("ok").is_none());
 }
 
 #[test]

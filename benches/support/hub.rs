@@ -112,8 +112,10 @@ fn receive(gate: &mut Gate, hub: &Hub, worker: u32, cell: Cell) -> Result<Report
     gate.wait()?;
     let mut calls = 0;
     while !checker.finished() {
-        match core.recv().map_err(text("recv"))? {
-            Some(message) => check(&mut checker, channel, message)?,
+        match core.recv_many().map_err(text("recv"))? {
+            Some(mut messages) => {
+                messages.try_for_each(|message| check(&mut checker, channel, message))?;
+            }
             None => {
                 calls += 1;
                 sleep.until_notified()?;

@@ -30,7 +30,7 @@ impl AsRef<[u8]> for ChannelBody {
 }
 
 /// A received message. Set `size` once; channel_recv fills the rest. What it points
-/// at belongs to the core, and is valid until the next channel_recv,
+/// at belongs to the core, and is valid until the next channel_recv, channel_recv_many,
 /// channel_recv_timeout, channel_leave, channel_leave_all or channel_detach of that
 /// core. Sending it on as it lies there is fine.
 #[repr(C)]

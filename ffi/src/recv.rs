@@ -49,6 +49,57 @@ pub unsafe extern "C" fn channel_recv_timeout(
     unsafe { with_core(core, |state| next(state, message, end)) }
 }
 
+/// Takes up to `len` messages with one call: channel_recv for many. Returns how many
+/// it filled, or 0 if there is none: then the core is armed, as with channel_recv. So:
+/// call it until it returns 0; fewer than `len` do not mean that no more are there. All
+/// of them are valid as long as the message of one channel_recv would be. Set
+/// messages[0].size to sizeof(channel_message_t) first; the others' is set for you.
+///
+/// messages[i].lost says how many were lost just before that one.
+///
+/// The thread that uses the core. Never blocks. Not signal-safe. Errors: as
+/// channel_recv; nothing is taken then. With a `len` of 0 it returns 0 and does not arm.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn channel_recv_many(
+    core: *mut ChannelCore,
+    messages: *mut ChannelMessage,
+    len: usize,
+) -> c_int {
+    // SAFETY: the caller passes NULL or a core, and NULL or `len` structs of the size it says.
+    unsafe { with_core(core, |state| many(state, messages, len)) }
+}
+
+/// # Safety
+/// `out` is NULL, or `len` structs of the size that the first one says, writable.
+#[inline(always)]
+unsafe fn many(state: &mut State, out: *mut ChannelMessage, len: usize) -> Result<c_int, Failure> {
+    if len == 0 {
+        return Ok(0);
+    }
+    // SAFETY: the caller's contract.
+    let size = unsafe { sized::claimed(out) }?;
+    let messages = loop {
+        match state.core.recv_many() {
+            Ok(Some(messages)) => break messages,
+            Ok(None) => return Ok(0),
+            Err(RecvError::Lagged(lost)) => state.lost += lost,
+            Err(e) => return Err(e.into()),
+        }
+    };
+    let (mut count, mut lost) = (0, std::mem::take(&mut state.lost));
+    let mut at = out;
+    for message in messages.take(len.min(c_int::MAX as usize)) {
+        // SAFETY: fewer than `len` have been filled: the caller's contract.
+        unsafe {
+            (&raw mut (*at).size).write_unaligned(size);
+            ChannelMessage::fill(at, &message, std::mem::take(&mut lost));
+            at = at.byte_add(size);
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Receives until there is a message or none, by `end` if that is given; losses
 /// are added up on the way.
 ///

@@ -27,7 +27,7 @@ pub(crate) unsafe trait SizedStruct: Copy {
 /// # Safety
 /// `at` is NULL, or readable for a usize.
 #[inline]
-unsafe fn claimed<T: SizedStruct>(at: *const T) -> Result<usize, Failure> {
+pub(crate) unsafe fn claimed<T: SizedStruct>(at: *const T) -> Result<usize, Failure> {
     if at.is_null() {
         return Err(Failure::Null(T::NAME));
     }

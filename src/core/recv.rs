@@ -15,9 +15,10 @@ use crate::record::{Header, full_ticket};
 const NOWHERE: u32 = u32::MAX;
 
 /// Channel and sender of a message, resolved: most messages come from where the last came from.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
     /// [`Header::origin`] that the rest belongs to.
-    key: u32,
+    pub key: u32,
     channel: ChannelId,
     name: *const u8,
     name_len: usize,
@@ -32,6 +33,30 @@ impl Origin {
             name: std::ptr::NonNull::dangling().as_ptr(),
             name_len: 0,
             sender: Sender::default(),
+        }
+    }
+
+    /// A message that came from here.
+    ///
+    /// # Safety
+    /// Body and name stay as they are during `'a`.
+    #[inline]
+    pub unsafe fn message<'a>(&self, raw: Raw, ticket: u64) -> Message<'a> {
+        // SAFETY: the reader checked that the body lies in the front buffer, the name lies in the
+        // region; the caller's contract.
+        let (name, body) = unsafe {
+            (
+                std::slice::from_raw_parts(self.name, self.name_len),
+                std::slice::from_raw_parts(raw.body, raw.len),
+            )
+        };
+        Message {
+            channel: self.channel,
+            name,
+            body,
+            sender: self.sender,
+            ticket,
+            timestamp: raw.stamp,
         }
     }
 }
@@ -91,16 +116,14 @@ impl Core {
 
     /// The next message that has not been left meanwhile; its origin is looked up.
     #[inline(never)]
-    fn next(&mut self) -> Result<Option<Raw>, RecvError> {
+    pub(super) fn next(&mut self) -> Result<Option<Raw>, RecvError> {
         loop {
             let (hub, slot) = (&self.hub, self.slot);
             match self.queue.next(|| ring(hub, slot)) {
                 Received::Message(raw) => {
-                    if self.memberships.filters() && self.is_left(raw.header.channel()) {
-                        continue;
+                    if self.is_wanted(raw) {
+                        return Ok(Some(raw));
                     }
-                    self.look_up_origin(raw.header);
-                    return Ok(Some(raw));
                 }
                 Received::Lost(n) => {
                     self.lost += n;
@@ -116,24 +139,20 @@ impl Core {
     fn message(&mut self, raw: Raw) -> Message<'_> {
         let ticket = full_ticket(raw.header.ticket(), self.seen_ticket);
         self.seen_ticket = ticket;
-        // SAFETY: the reader checked that the body lies in the front buffer, which is ours until
-        // the next call flips; the name's entry lies in the region, and this core is subscribed to
+        // SAFETY: the front buffer is ours until the next call flips; this core is subscribed to
         // the channel (messages of one it has left are filtered), so the router does not recycle
         // it while the message is borrowed: receiving and leaving need `&mut self`.
-        let (name, body) = unsafe {
-            (
-                std::slice::from_raw_parts(self.origin.name, self.origin.name_len),
-                std::slice::from_raw_parts(raw.body, raw.len),
-            )
-        };
-        Message {
-            channel: self.origin.channel,
-            name,
-            body,
-            sender: self.origin.sender,
-            ticket,
-            timestamp: raw.stamp,
+        unsafe { self.origin.message(raw, ticket) }
+    }
+
+    /// False for what was on its way when its channel was left; else its origin is looked up.
+    #[inline]
+    pub(super) fn is_wanted(&mut self, raw: Raw) -> bool {
+        if self.memberships.filters() && self.is_left(raw.header.channel()) {
+            return false;
         }
+        self.look_up_origin(raw.header);
+        true
     }
 
     fn look_up_origin(&mut self, header: Header) {

@@ -27,46 +27,18 @@ pub(crate) enum Received {
     Damaged,
 }
 
-/// The core's private state of its queue.
-#[derive(Debug)]
-pub(crate) struct QueueReader {
-    word: Shared<ControlWord>,
-    buffers: [*const u8; 2],
-    capacity: usize,
-    /// The unread rest of the front buffer: `at <= end`, both within it.
+/// The unread rest of the front buffer: `at <= end`, both within it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Front {
     at: *const u8,
     end: *const u8,
     /// Time of the messages that follow, ns.
     stamp: u64,
-    /// Operations of ours that took effect before this place of the stream.
-    ops_done: u64,
 }
 
-impl QueueReader {
-    /// # Safety
-    /// Both buffers are readable for `capacity` bytes, 16-byte aligned, outlive the reader, and
-    /// this is the only reader of the queue.
-    pub unsafe fn new(word: Shared<ControlWord>, buffers: [*const u8; 2], capacity: usize) -> Self {
-        let front = buffers[word.load().index() ^ 1];
-        Self {
-            word,
-            buffers,
-            capacity,
-            at: front,
-            end: front,
-            stamp: 0,
-            ops_done: 0,
-        }
-    }
-
-    /// Operations of this core that took effect before this place of the stream.
-    #[inline]
-    pub fn ops_done(&self) -> u64 {
-        self.ops_done
-    }
-
+impl Front {
     /// The next item, if it is an unstamped message of the given origin: what most calls find.
-    /// Its bytes stay valid until the next call of [`Self::next`].
+    /// Its bytes stay valid until the next flip.
     #[inline]
     pub fn plain(&mut self, origin: u32) -> Option<Raw> {
         let left = self.end as usize - self.at as usize;
@@ -90,26 +62,126 @@ impl QueueReader {
         })
     }
 
+    fn is_drained(self) -> bool {
+        self.at == self.end
+    }
+
+    /// The header at the read position, if a whole record is there.
+    fn header(self) -> Option<Header> {
+        let left = self.end as usize - self.at as usize;
+        if left < record::HEADER {
+            return None;
+        }
+        // SAFETY: a header is left in the front, which is ours until we flip.
+        let header = unsafe { Header::read(self.at) };
+        (header.size() <= left).then_some(header)
+    }
+}
+
+/// The core's private state of its queue.
+#[derive(Debug)]
+pub(crate) struct QueueReader {
+    word: Shared<ControlWord>,
+    buffers: [*const u8; 2],
+    capacity: usize,
+    front: Front,
+    /// Operations of ours that took effect before this place of the stream.
+    ops_done: u64,
+}
+
+impl QueueReader {
+    /// # Safety
+    /// Both buffers are readable for `capacity` bytes, 16-byte aligned, outlive the reader, and
+    /// this is the only reader of the queue.
+    pub unsafe fn new(word: Shared<ControlWord>, buffers: [*const u8; 2], capacity: usize) -> Self {
+        let front = buffers[word.load().index() ^ 1];
+        Self {
+            word,
+            buffers,
+            capacity,
+            front: Front {
+                at: front,
+                end: front,
+                stamp: 0,
+            },
+            ops_done: 0,
+        }
+    }
+
+    /// Operations of this core that took effect before this place of the stream.
+    #[inline]
+    pub fn ops_done(&self) -> u64 {
+        self.ops_done
+    }
+
+    /// [`Front::plain`]; the bytes stay valid until the next call of [`Self::next`].
+    #[inline]
+    pub fn plain(&mut self, origin: u32) -> Option<Raw> {
+        self.front.plain(origin)
+    }
+
+    /// The unread rest of the front, for a loop to work on.
+    #[inline]
+    pub fn front(&self) -> Front {
+        self.front
+    }
+
+    /// What a loop has left of [`Self::front`].
+    #[inline]
+    pub fn set_front(&mut self, front: Front) {
+        self.front = front;
+    }
+
+    /// Undoes the taking of the last message.
+    #[inline]
+    pub fn put_back(&mut self, raw: Raw) {
+        self.front.at = self.front.at.wrapping_sub(raw.header.size());
+    }
+
+    /// The next message, if the front holds one before its end and before a loss.
+    pub fn next_in_front(&mut self) -> Option<Raw> {
+        loop {
+            let before = self.front;
+            if before.is_drained() {
+                return None;
+            }
+            match self.take() {
+                None => {}
+                Some(Received::Message(raw)) => return Some(raw),
+                Some(_) => {
+                    // The next call comes across it again, and tells.
+                    self.front = before;
+                    return None;
+                }
+            }
+        }
+    }
+
     /// The next item. A message's bytes stay valid until the next call. `on_full` runs when a
     /// flip made room that the router waits for.
     pub fn next(&mut self, on_full: impl Fn()) -> Received {
         loop {
-            if self.at == self.end && !self.refill(&on_full) {
+            if self.front.is_drained() && !self.refill(&on_full) {
                 return Received::Empty;
             }
-            let Some(header) = self.header() else {
-                self.at = self.end;
-                return Received::Damaged;
-            };
-            let payload = self.at.wrapping_add(record::HEADER);
-            self.at = self.at.wrapping_add(header.size());
-            if header.kind() == kind::MESSAGE {
-                return self.message(header, payload);
-            }
-            if let Some(received) = self.control(header, payload) {
+            if let Some(received) = self.take() {
                 return received;
             }
         }
+    }
+
+    /// Takes one record; None when it says nothing to the caller.
+    fn take(&mut self) -> Option<Received> {
+        let Some(header) = self.front.header() else {
+            self.front.at = self.front.end;
+            return Some(Received::Damaged);
+        };
+        let payload = self.front.at.wrapping_add(record::HEADER);
+        self.front.at = self.front.at.wrapping_add(header.size());
+        if header.kind() == kind::MESSAGE {
+            return Some(self.message(header, payload));
+        }
+        self.control(header, payload)
     }
 
     fn refill(&mut self, on_full: impl Fn()) -> bool {
@@ -126,29 +198,18 @@ impl QueueReader {
     }
 
     fn take_front(&mut self, old: Control) {
-        self.at = self.buffers[old.index()];
+        self.front.at = self.buffers[old.index()];
         // The router is trusted; the bound still costs nothing and keeps damage harmless.
-        self.end = self.at.wrapping_add(old.tail().min(self.capacity));
-    }
-
-    /// The header at the read position, if a whole record is there.
-    fn header(&self) -> Option<Header> {
-        let left = self.end as usize - self.at as usize;
-        if left < record::HEADER {
-            return None;
-        }
-        // SAFETY: a header is left in the front, which is ours until we flip.
-        let header = unsafe { Header::read(self.at) };
-        (header.size() <= left).then_some(header)
+        self.front.end = self.front.at.wrapping_add(old.tail().min(self.capacity));
     }
 
     fn message(&self, header: Header, payload: *const u8) -> Received {
-        let (mut body, mut len, mut stamp) = (payload, header.len(), self.stamp);
+        let (mut body, mut len, mut stamp) = (payload, header.len(), self.front.stamp);
         if header.flags() & flags::TIMED != 0 {
             if len < STAMP_BYTES {
                 return Received::Damaged;
             }
-            // SAFETY: header() checked that the record lies in the front: 8 aligned bytes.
+            // SAFETY: take() checked that the record lies in the front: 8 aligned bytes.
             stamp = unsafe { payload.cast::<u64>().read() };
             body = payload.wrapping_add(STAMP_BYTES);
             len -= STAMP_BYTES;
@@ -164,11 +225,11 @@ impl QueueReader {
     fn control(&mut self, header: Header, payload: *const u8) -> Option<Received> {
         match header.kind() {
             kind::STAMP => {
-                self.stamp = header.stamp_nanos();
+                self.front.stamp = header.stamp_nanos();
                 None
             }
             kind::SYNC if header.len() == SyncPayload::BYTES => {
-                // SAFETY: the record lies in the front (header()) and holds two aligned words.
+                // SAFETY: the record lies in the front (take()) and holds two aligned words.
                 let (lost, ops_done) = unsafe {
                     let words = payload.cast::<u64>();
                     (words.read(), words.add(1).read())

@@ -39,6 +39,38 @@ static void many(const char *name, channel_id_t joined, channel_id_t open) {
     for (size_t i = 0; i < COUNT; i++) comes_back(name, joined, i * 3);
 }
 
+/* The other end of channel_send_many; structs of a later version have a longer stride. */
+static void many_at_once(const char *name, channel_id_t joined) {
+    enum { COUNT = 50, ROOM = 20 };
+    channel_body_t bodies[COUNT];
+    for (size_t i = 0; i < COUNT; i++) bodies[i] = (channel_body_t){body, i * 3};
+    GIVES(COUNT, channel_send_many(core, name, bodies, COUNT));
+    struct {
+        channel_message_t known;
+        char later[16];
+    } messages[ROOM];
+    memset(messages, 0x55, sizeof messages);
+    messages[0].known.size = sizeof *messages;
+    GIVES(0, channel_recv_many(core, &messages[0].known, 0));
+    for (size_t next = 0; next < COUNT;) {
+        int got = channel_recv_many(core, &messages[0].known, ROOM);
+        CHECK(got >= 0 && got <= ROOM);
+        for (int i = 0; i < got; i++, next++) {
+            channel_message_t *message = &messages[i].known;
+            CHECK(message->size == sizeof *messages && message->lost == 0);
+            CHECK(message->name_len == strlen(name) && message->channel == joined);
+            CHECK(memcmp(message->name, name, message->name_len) == 0);
+            CHECK(message->body_len == next * 3 && memcmp(message->body, body, next * 3) == 0);
+            CHECK(messages[i].later[0] == 0x55 && messages[i].later[15] == 0x55);
+        }
+    }
+    GIVES(0, channel_recv_many(core, &messages[0].known, ROOM));
+    GIVES(CHANNEL_E_NULL, channel_recv_many(core, NULL, ROOM));
+    messages[0].known.size = 8;
+    GIVES_TEXT(CHANNEL_E_SIZE, "channel_message_t",
+               channel_recv_many(core, &messages[0].known, ROOM));
+}
+
 /* More than a lane holds: some are taken, from the first, and the number says how many. */
 static void more_than_fits(const char *name) {
     enum { COUNT = 40 };
@@ -73,6 +105,7 @@ int main(void) {
     CHECK(joined == open);
     each_size(name, joined, open);
     many(name, joined, open);
+    many_at_once(name, joined);
     more_than_fits(name);
 
     /* Left, but still open: nothing is received, and the number still stands for the name. */

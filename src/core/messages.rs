@@ -1,0 +1,94 @@
+//! Receiving many messages with one call.
+
+use super::recv::Origin;
+use super::{Core, Message};
+use crate::error::RecvError;
+use crate::queue::{Front, Raw};
+use crate::record::full_ticket;
+
+impl Core {
+    /// The messages at hand, in place and in order: [`Self::recv`] for many. None: there is
+    /// nothing, *and* the notification is armed. Never waits. What the iterator is not asked for
+    /// stays for the next call.
+    ///
+    /// All messages of one iterator stay valid as long as it is borrowed, so they can be collected
+    /// first and used afterwards.
+    ///
+    /// # Errors
+    /// As for [`Self::recv`]. The iterator ends in front of a loss; the next call tells of it.
+    #[inline]
+    pub fn recv_many(&mut self) -> Result<Option<Messages<'_>>, RecvError> {
+        self.check()?;
+        let Some(first) = self.next()? else {
+            return Ok(None);
+        };
+        self.queue.put_back(first);
+        Ok(Some(Messages::of(self)))
+    }
+
+    /// The next message in the front buffer that has not been left meanwhile.
+    fn next_in_front(&mut self) -> Option<Raw> {
+        loop {
+            let raw = self.queue.next_in_front()?;
+            if self.is_wanted(raw) {
+                return Some(raw);
+            }
+        }
+    }
+}
+
+/// The messages that [`Core::recv_many`] found.
+///
+/// Holds copies of what it needs of the core, so that a loop over it works in registers; gives
+/// back what has changed when it is dropped. (If it is forgotten instead, its messages come again.)
+#[derive(Debug)]
+pub struct Messages<'a> {
+    core: &'a mut Core,
+    front: Front,
+    seen_ticket: u64,
+    origin: Origin,
+}
+
+impl<'a> Messages<'a> {
+    fn of(core: &'a mut Core) -> Self {
+        Self {
+            front: core.queue.front(),
+            seen_ticket: core.seen_ticket,
+            origin: core.origin,
+            core,
+        }
+    }
+
+    /// What is not a plain message of the same origin: rare.
+    #[cold]
+    fn other(&mut self) -> Option<Raw> {
+        self.core.queue.set_front(self.front);
+        let raw = self.core.next_in_front();
+        self.front = self.core.queue.front();
+        self.origin = self.core.origin;
+        raw
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Message<'a>> {
+        let raw = match self.front.plain(self.origin.key) {
+            Some(raw) => raw,
+            None => self.other()?,
+        };
+        self.seen_ticket = full_ticket(raw.header.ticket(), self.seen_ticket);
+        // SAFETY: as in `Core::message`; the front is not flipped while the core is borrowed.
+        Some(unsafe { self.origin.message(raw, self.seen_ticket) })
+    }
+}
+
+impl Drop for Messages<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.core.queue.set_front(self.front);
+        self.core.seen_ticket = self.seen_ticket;
+    }
+}
