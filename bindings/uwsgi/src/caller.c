@@ -76,12 +76,23 @@ static void put(struct cc_core *core) {
 
 static void drop_held(struct cc_core *core);
 
+/* A slot that could not be detached stays busy until the process ends: such a core is not
+ * offered again. */
+static int take_attached(struct cc_core **out) {
+    int result = CHANNEL_E_SLOT_BUSY;
+    while (result == CHANNEL_E_SLOT_BUSY) {
+        *out = take();
+        if (!*out) return CC_NO_CORE_LEFT;
+        result = attach(*out);
+    }
+    return result;
+}
+
 static int lend(struct cc_core **out) {
-    struct cc_core *core = take();
-    if (!core) return CC_NO_CORE_LEFT;
-    int result = attach(core);
+    struct cc_core *core;
+    int result = take_attached(&core);
     if (result < 0) {
-        put(core);
+        if (core) put(core);
         return result == CHANNEL_E_NO_FREE_SLOT ? CC_NO_CORE_LEFT : result;
     }
     core->lost_before = (uint64_t)channel_lost(core->handle);

@@ -75,7 +75,6 @@ static PyObject *leave_all(PyObject *module, PyObject *unused) {
 
 /* -------------------------------------------------------------------- sending */
 
-/* For a thread that others do not wait for. */
 static int send_blocking(struct cc_core *core, const char *name, const Py_buffer *body,
                          int64_t ms) {
     int result, timeout = ms > INT_MAX ? -1 : (int)ms;
@@ -85,14 +84,14 @@ static int send_blocking(struct cc_core *core, const char *name, const Py_buffer
     return result;
 }
 
-/* For a greenlet. 1: an exception is set. */
+/* For gevent. 1: an exception is set. */
 static int send_pausing(struct cc_core *core, const char *name, const Py_buffer *body,
                         int64_t ms) {
     int64_t deadline = cc_deadline(ms);
     for (;;) {
         int result = channel_send(core->handle, name, body->buf, (size_t)body->len);
         if (result != CHANNEL_E_FULL || cc_now() >= deadline) return result;
-        if (cc_pause() < 0) return 1;
+        if (cc_gevent_pause() < 0) return 1;
     }
 }
 
@@ -100,8 +99,8 @@ static int send_in_time(struct cc_core *core, const char *name, const Py_buffer 
                         int64_t ms) {
     int result = channel_send(core->handle, name, body->buf, (size_t)body->len);
     if (result != CHANNEL_E_FULL || ms == 0) return result;
-    return cc_may_block() ? send_blocking(core, name, body, ms)
-                          : send_pausing(core, name, body, ms);
+    return cc_in_gevent() ? send_pausing(core, name, body, ms)
+                          : send_blocking(core, name, body, ms);
 }
 
 static PyObject *send_message(PyObject *module, PyObject *args, PyObject *kwargs) {

@@ -28,6 +28,7 @@ struct cc_number {
 struct cc_options {
     struct cc_number channels, queue, lane, message;         /* bytes but for `channels` */
     struct cc_number overflow, order, timestamps, populate;  /* CHANNEL_... of corecast.h */
+    struct cc_number no_isolation;
     struct cc_number spin, answer_timeout;                   /* microseconds, milliseconds */
     struct cc_number cores, extra;                           /* slots per worker, beside them */
 };
@@ -106,11 +107,10 @@ bool cc_in_loop(void);
  * negative code of the library. */
 int cc_wait(struct cc_core *core, int fd, int64_t timeout_ms);
 
-/* True if the caller has its thread to itself: others do not stand still when it sleeps. */
-bool cc_may_block(void);
-
-/* For who may not block: lets others run for a moment. 0, or -1 with a Python exception. */
-int cc_pause(void);
+/* True in the loop of gevent, whose greenlets let others run with cc_gevent_pause: 0, or -1
+ * with a Python exception. (uWSGI's async engines know no pause below a second.) */
+bool cc_in_gevent(void);
+int cc_gevent_pause(void);
 
 /* Milliseconds of a clock that only goes forward; a point of time on it. */
 int64_t cc_now(void);

@@ -86,8 +86,9 @@ static int wait_in_gevent(int channel, int fd, int64_t deadline) {
     return ready > 0 ? 1 : (int)ready;
 }
 
-int cc_pause(void) {
-    if (!is_gevent()) return 0;
+bool cc_in_gevent(void) { return cc_in_loop() && is_gevent(); }
+
+int cc_gevent_pause(void) {
     PyObject *module = PyImport_ImportModule("gevent");
     PyObject *done = module ? PyObject_CallMethod(module, "sleep", "d", 0.001) : NULL;
     Py_XDECREF(module);
@@ -117,10 +118,10 @@ static int wait_suspended(int channel, int fd, int64_t deadline) {
 
 /* ----------------------------------------------------------------- any of them */
 
-bool cc_may_block(void) { return !cc_in_loop() || (!is_gevent() && !cc_in_request()); }
+static bool may_block(void) { return !cc_in_loop() || (!is_gevent() && !cc_in_request()); }
 
 static int wait_for(int channel, int fd, int64_t deadline) {
-    if (cc_may_block()) return wait_in_thread(channel, fd, deadline);
+    if (may_block()) return wait_in_thread(channel, fd, deadline);
     if (cc_now() >= deadline) return wait_in_thread(channel, fd, deadline);
     return is_gevent() ? wait_in_gevent(channel, fd, deadline)
                        : wait_suspended(channel, fd, deadline);

@@ -9,12 +9,18 @@ import argparse
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from server import Flavour
 from suite import Suite
 
+import test_apps  # noqa: F401
 import test_calls  # noqa: F401
+import test_chat  # noqa: F401
+import test_deaths  # noqa: F401
+import test_errors  # noqa: F401
+import test_readme  # noqa: F401
 
 HERE = Path(__file__).resolve().parent
 PYPI_VERSION = "2.0.31"
@@ -38,22 +44,22 @@ def pypi(build):
     return flavour, home / "bin" / "python"
 
 
-def quiet(command, **options):
+def quiet(command):
     """Runs a command; shows what it said if it fails."""
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, **options)
+                          stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise RuntimeError(f"{command}\n{done.stdout}")
     return done.stdout
 
 
-def build_plugin(flavour, python, prefix, build):
+def build_plugin(flavour, python, build):
     """Builds the plugin with the headers of that uWSGI."""
     folder = build / flavour.name
-    env = dict(os.environ, PKG_CONFIG_PATH=str(prefix / "lib" / "pkgconfig"))
     quiet(["make", "-C", HERE.parent, f"UWSGI={flavour.command}", f"PYTHON={python}",
-           f"BUILD={folder}"], env=env)
-    flavour.plugin = folder / "corecast_plugin.so"
+           f"BUILD={folder}"])
+    flavour.plugin, flavour.python = folder / "corecast_plugin.so", python
+    flavour.version = quiet([flavour.command, "--version"]).strip()
 
 
 def python_is_weak(flavour):
@@ -73,17 +79,26 @@ def main():
     args = parser.parse_args()
     build, prefix = args.build.resolve(), args.prefix.resolve()
     build.mkdir(parents=True, exist_ok=True)
-    suite = Suite(args.only)
-    for make in (debian, pypi):
-        if args.flavour and make.__name__ != args.flavour:
-            continue
-        flavour, python = make(build)
-        if suite.step(f"{flavour.name}: the plugin builds",
-                      lambda: build_plugin(flavour, python, prefix, build)):
-            suite.step(f"{flavour.name}: it loads without Python", lambda: python_is_weak(flavour))
-            suite.run(flavour)
-    print(f"{suite.passed} passed, {suite.failed} failed")
-    return 1 if suite.failed or not suite.passed else 0
+    os.environ["PKG_CONFIG_PATH"] = str(prefix / "lib" / "pkgconfig")
+    suites = {name: Suite(args.only) for name in ("debian", "pypi")}
+    made = [make(build) for make in (debian, pypi)]
+    for (flavour, python), (other, _) in zip(made, reversed(made), strict=True):
+        flavour.other, suite = other, suites[flavour.name]
+        suite.step(f"{flavour.name}: the plugin builds",
+                   lambda: build_plugin(flavour, python, build))
+        suite.step(f"{flavour.name}: it loads without Python", lambda: python_is_weak(flavour))
+    # Both at the same time: most of it is waiting.
+    runs = []
+    with ThreadPoolExecutor() as pool:
+        for flavour, _ in made:
+            if flavour.name == (args.flavour or flavour.name):
+                runs.append(pool.submit(suites[flavour.name].run, flavour))
+    for each in runs:
+        each.result()
+    passed, failed = (sum(getattr(suite, what) for suite in suites.values())
+                      for what in ("passed", "failed"))
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
 
 
 if __name__ == "__main__":

@@ -1,16 +1,23 @@
 """Real uWSGI servers for the tests: started, asked over HTTP on a Unix socket, stopped."""
 
 import ast
+import atexit
 import http.client
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# All that a run writes, but for what it builds. Short: it is part of a socket's name.
+SCRATCH = Path(tempfile.mkdtemp(prefix="corecast-"))
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 WATCHDOG = 60  # seconds: what takes longer hangs
 
 
@@ -20,7 +27,8 @@ class Flavour:
     def __init__(self, name, command, plugins, modes):
         """`plugins`: of uWSGI's own, to load first; `modes`: which of MODES it can do."""
         self.name, self.command, self.plugins, self.modes = name, command, plugins, modes
-        self.plugin = None  # set when it is built
+        # Set when the plugin is built.
+        self.plugin = self.python = self.version = self.other = None
 
 
 # What each mode adds to the options, after the plugins that Debian needs for it.
@@ -60,18 +68,24 @@ def until(check, what, seconds=WATCHDOG):
 class Server:
     """A uWSGI with two workers that runs tests/app.py, unless the options say otherwise."""
 
-    def __init__(self, flavour, mode="processes", load=(), app=HERE / "app.py", **options):
-        """`load`: plugins beside those that are needed. An option with None is left out."""
-        self.folder = Path(tempfile.mkdtemp(prefix="corecast-"))
+    def __init__(self, flavour, mode="processes", app=HERE / "app.py", plugins=None, plugin=None,
+                 **options):
+        """`plugins`: of uWSGI's, and `plugin`: ours, if not those of the flavour and mode. An
+        option with None is left out, one with a list given several times; {folder} in a value
+        is the server's own."""
+        self.folder = Path(tempfile.mkdtemp(dir=SCRATCH))
+        (self.folder / "spool").mkdir()
         self.socket = self.folder / "http.sock"
         extra, of_mode = MODES[mode]
-        self.plugins = [*flavour.plugins, *(extra if flavour.plugins else []), *load]
+        if plugins is None:
+            plugins = [*flavour.plugins, *(extra if flavour.plugins else [])]
+        self.plugins, self.plugin = plugins, plugin or flavour.plugin
         self.options = {
             "http-socket": self.socket, "master": True, "processes": 2, "wsgi-file": app,
-            "need-app": True, "worker-reload-mercy": 5, "socket-timeout": 30, **of_mode,
+            "need-app": True, "disable-logging": True, "worker-reload-mercy": 5, "socket-timeout": 30, **of_mode,
             "master-fifo": self.folder / "fifo",
             **{name.replace("_", "-"): value for name, value in options.items()}}
-        self.flavour = flavour
+        self.flavour, self.mode = flavour, mode
         self.process = None
 
     def command(self):
@@ -79,11 +93,13 @@ class Server:
         words = [str(self.flavour.command)]
         for plugin in self.plugins:
             words += ["--plugin", plugin]
-        words += ["--plugin", str(self.flavour.plugin)]
+        words += ["--plugin", str(self.plugin)]
         for name, value in self.options.items():
             for each in value if isinstance(value, list) else [value]:
-                if each is not None:
-                    words += [f"--{name}"] + ([] if each is True else [str(each)])
+                if each is True:
+                    words.append(f"--{name}")
+                elif each is not None:
+                    words.append(f"--{name}={each}".replace("{folder}", str(self.folder)))
         return words
 
     def __enter__(self):
@@ -107,6 +123,7 @@ class Server:
             pass
         self.process.wait()
         self.log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def said(self):
         """The log."""
@@ -117,9 +134,14 @@ class Server:
         if self.process.poll() is not None:
             raise AssertionError(f"uWSGI ended with {self.process.returncode}:\n{self.said()}")
         try:
-            return self.run("result = 1") == 1
+            return self.run("result = 1") == 1 and self.settled()
         except OSError:
             return False
+
+    def settled(self):
+        """True if the master has opened what it needs: workers answer earlier."""
+        fifo = self.options["master-fifo"]
+        return fifo is None or any(kind.endswith("/fifo") for kind in self.descriptors())
 
     def post(self, body, path="/", timeout=WATCHDOG):
         """Sends one request; gives (status, body)."""
@@ -145,8 +167,22 @@ class Server:
         return self.run("result = uwsgi.channel_stats()")
 
     def descriptors(self):
-        """How many descriptors the master has open."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        """What descriptors the master has open: how many of each kind."""
+        kinds = Counter()
+        for each in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            try:
+                kinds[re.sub(r"\d+", "N", os.readlink(each))] += 1
+            except OSError:  # closed meanwhile
+                pass
+        return kinds
+
+    def has_again(self, descriptors):
+        """Waits until the master has the descriptors that it had."""
+        try:
+            until(lambda: self.descriptors() == descriptors, "the descriptors as before")
+        except AssertionError as error:
+            now = self.descriptors()
+            raise AssertionError(f"more: {now - descriptors}; less: {descriptors - now}") from error
 
     def fifo(self, letter):
         """Gives the master a command."""
