@@ -222,6 +222,42 @@ impl DirectoryWriter {
         self.live
     }
 
+    /// Indices from here on were never used.
+    pub fn fresh(&self) -> u32 {
+        self.fresh
+    }
+
+    /// Takes over from a writer that died at any point of its work: channels that are `in_use`
+    /// stay, all others are recycled, and the table is written anew. Lookups may miss names
+    /// meanwhile.
+    pub fn recover(&mut self, fresh: u32, in_use: impl Fn(u32) -> bool) {
+        self.fresh = fresh.min(self.view.channels as u32);
+        self.free.clear();
+        self.live = 0;
+        for at in 0..=self.view.table_mask {
+            let slot = self.view.slot(at);
+            // Relaxed: our own writes, or a dead predecessor's. Most are zero; not all are
+            // stored, so that untouched pages stay so.
+            if slot.load(Ordering::Relaxed) != 0 {
+                slot.store(0, Ordering::Relaxed);
+            }
+        }
+        for index in (0..self.fresh).rev() {
+            let entry = self.view.entry(index);
+            let Some(generation) = self.view.generation(index).filter(|_| in_use(index)) else {
+                // SYNC(directory.state): as in `remove`.
+                let state = entry.state.load(Ordering::Relaxed);
+                entry.state.store(state & !1, Ordering::Release);
+                self.free.push(index);
+                continue;
+            };
+            debug_assert!(generation > 0);
+            // Relaxed: written before the state.
+            self.link(index, entry.hash.load(Ordering::Relaxed));
+            self.live += 1;
+        }
+    }
+
     /// The channel called `name`, made if need be; None when all channels are in use.
     pub fn intern(&mut self, name: &[u8]) -> Option<ChannelId> {
         let hash = self.view.hash(name);

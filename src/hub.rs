@@ -69,7 +69,7 @@ impl Inner {
     pub fn is_forked_child(&self) -> bool {
         let pid = std::process::id();
         let master = MasterState::load(&self.view.header.master);
-        pid != self.creator && master != MasterState::Running(pid)
+        pid != self.creator && !master.is_run_by(pid)
     }
 
     pub fn notify_router(&self) {
@@ -127,10 +127,12 @@ impl Hub {
 
     /// The master, to be driven by the host's own loop with [`Master::poll`].
     ///
+    /// If there was one before, in whatever process, this one goes on where that has stopped or
+    /// died: nothing that was sent is lost, repeated or reordered.
+    ///
     /// # Errors
-    /// There is a master already, the last one ran in another process (only that one knows what
-    /// has been routed), this is a forked child that has attached as a worker or a helper, or a
-    /// system call failed.
+    /// There is a master already, this is a forked child that has attached as a worker or a
+    /// helper, or a system call failed.
     pub fn master(&self) -> Result<Master, MasterError> {
         Master::new(Arc::clone(&self.inner))
     }
@@ -200,7 +202,7 @@ impl Hub {
         }
         let here = self.inner.mark.current();
         let master = MasterState::load(&self.inner.view.header.master);
-        if here != self.inner.creator && master != MasterState::Running(here) {
+        if here != self.inner.creator && !master.is_run_by(here) {
             return Err(AttachError::WrongProcess);
         }
         // SYNC(hints): pairs with the master's swap; carries no data.

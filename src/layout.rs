@@ -3,6 +3,7 @@
 //! ```text
 //! +--------------------+ 0
 //! | header             | version, configuration, counters                router writes
+//! | ledger             | what a successor needs, per slot                 router
 //! | mailboxes          | per slot: lane head, event word, answers         router
 //! | directory          | hash table, entries (names, generations)         router
 //! | subscriptions      | one row of slot bits per channel                 router
@@ -24,6 +25,7 @@ use crate::config::Config;
 use crate::doorbell::Doorbell;
 use crate::error::ConfigError;
 use crate::lane::LaneWord;
+use crate::ledger::{Account, LedgerHead};
 use crate::queue::{ControlWord, OVERHEAD};
 use crate::record::{HEADER, NAME_MAX, STAMP_BYTES, round_up, size_of_record};
 use crate::region::Part;
@@ -48,6 +50,8 @@ pub(crate) struct Layout {
     pub lane_window: usize,
     /// Bytes of one queue buffer.
     pub buffer_capacity: usize,
+    /// The ledger's head; two accounts per slot follow, of its queue and its lane.
+    pub ledger: usize,
     pub mailboxes: usize,
     pub table: usize,
     pub entries: usize,
@@ -120,6 +124,8 @@ impl Layout {
             .next_multiple_of(PAGE);
         let mut plan = Planner(Some(0));
         plan.part(1, size_of::<RegionHeader>());
+        let accounts = 2 * slots * size_of::<Account>();
+        let ledger = plan.part(1, size_of::<LedgerHead>() + accounts);
         let mailboxes = plan.part(slots, size_of::<Mailbox>());
         let table = plan.part(table_len, size_of::<u32>());
         let entries = plan.part(channels, size_of::<Entry>());
@@ -151,6 +157,7 @@ impl Layout {
             lane_capacity,
             lane_window: round_up(config.lane_bytes),
             buffer_capacity,
+            ledger,
             mailboxes,
             table,
             entries,
@@ -251,9 +258,9 @@ impl Layout {
         (
             [self.slots, self.channels, self.row_words, self.table_len],
             [self.lane_capacity, self.lane_window, self.buffer_capacity],
-            [self.mailboxes, self.table, self.entries, self.subscriptions],
-            [self.pins, self.buffers, self.common, self.tickets],
-            [self.doorbell, self.total],
+            [self.ledger, self.mailboxes, self.table, self.entries],
+            [self.subscriptions, self.pins, self.buffers, self.common],
+            [self.tickets, self.doorbell, self.total],
             (&self.workers, &self.extra),
         )
             .hash(&mut hasher);
@@ -296,6 +303,7 @@ mod tests {
         };
         let l = Layout::new(&config).expect("a valid configuration");
         let starts = [
+            l.ledger,
             l.mailboxes,
             l.table,
             l.entries,

@@ -74,6 +74,8 @@ mod hub;
 #[cfg(not(loom))]
 mod layout;
 #[cfg(not(loom))]
+mod ledger;
+#[cfg(not(loom))]
 mod liveness;
 #[cfg(not(loom))]
 mod master;

@@ -15,8 +15,9 @@ use crate::error::MasterError;
 use crate::hub::Inner;
 use crate::liveness::Liveness;
 use crate::notify;
+use crate::process::Life;
 use crate::region::OsError;
-use crate::router::Router;
+use crate::router::{Router, realtime_nanos};
 use crate::shared::MasterState;
 use crate::sync::{AtomicBool, Ordering};
 
@@ -53,25 +54,12 @@ impl Master {
         epoll
             .add(&hub.router_fd, event)
             .map_err(OsError::of("epoll_ctl"))?;
-        let state = &hub.view.header.master;
-        if let MasterState::Running(pid) = MasterState::load(state) {
-            return Err(MasterError::AlreadyRunning { pid });
-        }
         if !hub.view.is_whole() {
             return Err(MasterError::WrongProcess);
         }
-        let mut kept = hub.router.try_lock();
+        become_the_master(&hub)?;
         let pid = hub.mark.enter();
-        let Some(router) = kept.as_mut().and_then(|kept| kept.take()) else {
-            return Err(MasterError::AlreadyRunning { pid });
-        };
-        if !router.is_current() {
-            kept.as_mut().and_then(|kept| kept.replace(router));
-            return Err(MasterError::WrongProcess);
-        }
-        drop(kept);
-        // SYNC(master.state): read by cores in slow paths; says only who runs.
-        state.store(MasterState::Running(pid).pack(), Ordering::Release);
+        let router = take_router(&hub);
         let epoll = Arc::new(epoll);
         let mut master = Self {
             liveness: Liveness::new(Arc::clone(&epoll), hub.view.layout.slots),
@@ -81,6 +69,7 @@ impl Master {
             hub,
         };
         master.look_at_all();
+        master.notify();
         Ok(master)
     }
 
@@ -319,6 +308,40 @@ fn pause() {
     (0..PAUSE).for_each(|_| std::hint::spin_loop());
 }
 
+/// Enters this process as the hub's master, if the last one has stopped or died. One process
+/// wins.
+fn become_the_master(hub: &Inner) -> Result<(), MasterError> {
+    let state = &hub.view.header.master;
+    loop {
+        let seen = MasterState::load(state);
+        if let MasterState::Running(life) = seen {
+            if !life.is_over() {
+                let pid = life.pid();
+                return Err(MasterError::AlreadyRunning { pid });
+            }
+        }
+        if MasterState::Running(Life::current()).change(state, seen) {
+            return Ok(());
+        }
+    }
+}
+
+/// The router that this process has kept, if nobody has routed since; else one that goes on from
+/// what the region says.
+fn take_router(hub: &Inner) -> Box<Router> {
+    let reign = &hub.view.header.reign;
+    // Relaxed: written by masters only, and this is the one; ordered by `become_the_master`.
+    let last = reign.load(Ordering::Relaxed);
+    reign.store(last + 1, Ordering::Relaxed);
+    let kept = hub.router.try_lock().and_then(|mut kept| kept.take());
+    let mut router = match kept {
+        Some(router) if router.reign == last => router,
+        _ => Box::new(Router::adopt(Arc::clone(&hub.view), realtime_nanos)),
+    };
+    router.reign = last + 1;
+    router
+}
+
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Events {
@@ -348,8 +371,9 @@ impl Drop for Master {
             return;
         }
         let state = &self.hub.view.header.master;
-        // SYNC(master.state): as in `new`.
-        state.store(MasterState::Gone.pack(), Ordering::Release);
+        if !MasterState::Gone.change(state, MasterState::load(state)) {
+            return; // damage: nobody else changes it while its master lives
+        }
         for slot in 0..self.hub.view.layout.slots {
             let mailbox = self.hub.view.mailbox(slot);
             if self.router().owner_pid(slot).is_some() {

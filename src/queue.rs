@@ -22,7 +22,7 @@ mod writer;
 #[cfg(not(loom))]
 pub(crate) use reader::{Front, QueueReader, Raw, Received};
 #[cfg(not(loom))]
-pub(crate) use writer::{OVERHEAD, QueueWriter};
+pub(crate) use writer::{OVERHEAD, Publication, QueueWriter};
 
 use crate::sync::{AtomicU64, Ordering, order};
 
@@ -36,17 +36,20 @@ pub(crate) struct ControlWord(AtomicU64);
 /// ```text
 ///  63                36 35                  8 7       3  2      1       0
 /// +--------------------+---------------------+---------+------+-------+-------+
-/// | reserved           | tail of back / 16   | zero    | full | armed | index |
+/// | publication        | tail of back / 16   | zero    | full | armed | index |
 /// +--------------------+---------------------+---------+------+-------+-------+
 /// ```
 /// | set by | change |
 /// |---|---|
-/// | router | tail grows, armed is cleared (and the core notified), full is set |
+/// | router | publication is counted, tail grows, armed is cleared (and the core notified), full is set |
 /// | core, flip | index toggles, tail, armed and full become zero |
 /// | core, arm | armed is set; only while tail is zero |
 ///
-/// `index` is the back buffer. `full` asks the core to ring its doorbell when it flips. The
-/// reserved bits will name the router's last operation, for a successor that adopts the hub.
+/// `index` is the back buffer. `full` asks the core to ring its doorbell when it flips.
+/// `publication` counts, modulo 2^28, how often the router has changed the word; the core leaves
+/// it as it is. It tells a successor whether the last publication that the ledger knows of was
+/// made: it is that one, or the one before, or (where the router has discarded unread messages)
+/// the one after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Control(u64);
 
@@ -55,6 +58,8 @@ const ARMED: u64 = 2;
 const FULL: u64 = 4;
 const TAIL_SHIFT: u32 = 8;
 const TAIL_MASK: u64 = (1 << 28) - 1;
+const PUBLICATION_SHIFT: u32 = 36;
+const PUBLICATION_MASK: u64 = !0 << PUBLICATION_SHIFT;
 
 /// Most bytes a buffer can have: what the tail field can say.
 pub(crate) const MAX_BUFFER: usize = (TAIL_MASK as usize) * 16;
@@ -91,12 +96,25 @@ impl Control {
     pub fn published(self, tail: usize, full: bool, keep_armed: bool) -> Self {
         let armed = if keep_armed { self.0 & ARMED } else { 0 };
         let full = if full { FULL } else { 0 };
-        Self(self.0 & INDEX | (tail as u64 / 16) << TAIL_SHIFT | full | armed)
+        let same = self.0 & (INDEX | PUBLICATION_MASK);
+        Self(same | (tail as u64 / 16) << TAIL_SHIFT | full | armed)
+    }
+
+    /// The same with the low bits of `publication`.
+    #[inline]
+    #[must_use]
+    pub fn numbered(self, publication: u64) -> Self {
+        Self(self.0 & !PUBLICATION_MASK | publication << PUBLICATION_SHIFT)
+    }
+
+    /// True when the low bits of `publication` are the word's.
+    pub fn carries(self, publication: u64) -> bool {
+        self == self.numbered(publication)
     }
 
     #[inline]
     fn flipped(self) -> Self {
-        Self(self.0 & INDEX ^ INDEX)
+        Self(self.0 & (INDEX | PUBLICATION_MASK) ^ INDEX)
     }
 }
 

@@ -11,13 +11,15 @@
 //!    ticket need be drawn. Otherwise draw a ticket T, then take the doorbell, then read the tails.
 //! 2. **route**: records below T, smallest ticket first. Runs of small messages to one channel
 //!    are staged and appended to each queue with one copy; operations take effect in their place.
-//! 3. **publish**: one compare-and-swap per queue that got something.
+//! 3. **publish**: commit to the ledger what has been routed, then one compare-and-swap per queue
+//!    that got something (see `transaction`; a pass of much traffic does so several times).
 //! 4. **release**: store the lanes' heads; arm lanes that stay empty.
 //!
 //! Invariants: everything the router believes (heads, tails, holders, contexts) is in its own
 //! memory; what workers wrote is checked before use, and a worker that wrote nonsense is
 //! quarantined, never the reason for a panic.
 
+mod adopt;
 mod deliver;
 #[cfg(test)]
 mod misdeeds;
@@ -25,6 +27,7 @@ mod ops;
 mod sabotage;
 mod slot_set;
 mod slots;
+mod transaction;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -33,18 +36,19 @@ use std::sync::Arc;
 use crate::config::{Order, Timestamps};
 use crate::directory::{ChannelId, DirectoryWriter};
 use crate::lane::{LaneReader, LaneRecord, LaneWord, Violation};
+use crate::ledger;
 use crate::queue::QueueWriter;
 use crate::record::{full_ticket, kind};
 use crate::region::Shared;
 use crate::shared::{Holder, Mailbox};
 use crate::stats::Stats;
 use crate::subscriptions::Subscriptions;
-use crate::sync::Ordering;
 use crate::view::View;
 use deliver::{Small, Stage};
 #[cfg(debug_assertions)]
 pub use sabotage::Sabotage;
 pub(crate) use slot_set::SlotSet;
+use transaction::queue_writer;
 
 /// Bytes of records appended before the queues are published: more falls out of the L2 cache at
 /// high fan-out, less pays a compare-and-swap too often.
@@ -91,10 +95,26 @@ struct Lane {
     checked_at: u64,
     /// Joins and opens answered.
     asks: u64,
+    /// The last answer, see [`crate::answer::Answer`].
+    answer: u64,
+    account: ledger::Entry,
+    /// The head in the ledger.
+    recorded: u64,
+    /// Something besides the head differs from the ledger.
+    is_changed: bool,
+    /// Where the first of its records in the stage begins: what lies there has not been routed.
+    staged: Option<Position>,
     /// The head as stored in the mailbox.
     released: u64,
     /// Consecutive passes that found nothing.
     idle: u8,
+}
+
+/// A place in a lane, and the context there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    head: u64,
+    context: Option<ChannelId>,
 }
 
 /// How far the routing of a lane went.
@@ -126,6 +146,14 @@ pub(crate) struct Router {
     small: Small,
     /// Queues with unpublished changes.
     dirty: SlotSet,
+    /// Lanes that may have changed since the last transaction.
+    touched: SlotSet,
+    /// Lanes with records in the stage.
+    staged: SlotSet,
+    /// The last transaction committed.
+    transaction: u64,
+    /// The slot whose join or open the next transaction contains.
+    answering: Option<usize>,
     /// Bytes appended since the queues were last published.
     unpublished: usize,
     /// Bytes this pass may still route.
@@ -137,6 +165,8 @@ pub(crate) struct Router {
     /// Time of this pass, ns; 0 until needed.
     now: u64,
     clock: fn() -> u64,
+    /// Number of the master it served last, see `RegionHeader::reign`.
+    pub reign: u64,
     #[cfg(debug_assertions)]
     pub sabotage: Sabotage,
     pub outcome: Outcome,
@@ -151,23 +181,31 @@ impl Router {
     /// A router for a new region.
     pub fn new(view: Arc<View>, clock: fn() -> u64) -> Self {
         let slots = view.layout.slots;
+        let committed = view.ledger.committed();
         Self {
             directory: DirectoryWriter::new(view.directory),
             subscriptions: Subscriptions::new(view.rows, view.pins, slots),
-            lanes: (0..slots).map(|s| Lane::new(&view, s)).collect(),
-            queues: (0..slots).map(|s| new_queue(&view, s)).collect(),
+            lanes: (0..slots).map(|s| Lane::new(&view, s, committed)).collect(),
+            queues: (0..slots)
+                .map(|s| queue_writer(&view, s, committed))
+                .collect(),
             active: SlotSet::new(),
             leaving: SlotSet::new(),
             merge: BinaryHeap::with_capacity(slots),
             stage: Stage::new(view.config.queue_bytes),
             small: Small::new(&view.config),
             dirty: SlotSet::new(),
+            touched: SlotSet::new(),
+            staged: SlotSet::new(),
+            transaction: committed,
+            answering: None,
             unpublished: 0,
             budget: 0,
             blocked_on: None,
             removals: 0,
             now: 0,
             clock,
+            reign: 0,
             #[cfg(debug_assertions)]
             sabotage: Sabotage::default(),
             outcome: Outcome {
@@ -184,7 +222,7 @@ impl Router {
     pub fn step(&mut self) -> bool {
         let before = self.stats;
         let cut = self.collect();
-        if self.active.is_empty() && self.dirty.is_empty() && self.stage.is_empty() {
+        if self.is_idle() {
             return false;
         }
         self.now = 0;
@@ -200,6 +238,13 @@ impl Router {
             self.stats.store(&self.view.header.counters);
         }
         progress
+    }
+
+    fn is_idle(&self) -> bool {
+        self.active.is_empty()
+            && self.dirty.is_empty()
+            && self.touched.is_empty()
+            && self.stage.is_empty()
     }
 
     /// Arms every lane that is empty; false when news came meanwhile. After this, and a doorbell
@@ -344,6 +389,7 @@ impl Router {
 
     /// Puts a lane into the merge if its next record is below the cut.
     fn enter(&mut self, slot: usize, cut: u64) {
+        self.touched.insert(slot);
         match self.next_ticketed(slot) {
             Ok(None) => {}
             Ok(Some(record)) => {
@@ -385,6 +431,7 @@ impl Router {
     /// Routes one lane's records; with `Some((limit, cut))` only while their tickets, counted from
     /// the cut, are below `limit`.
     fn drain(&mut self, slot: usize, limit: Option<(u64, u64)>) -> Flow {
+        self.touched.insert(slot);
         loop {
             self.run(slot, limit);
             let record = match self.next_ticketed(slot) {
@@ -425,25 +472,13 @@ impl Router {
             return Ok(flow);
         }
         self.lanes[slot].reader.advance(size);
+        self.publish_if_due();
         if self.budget < size {
             self.budget = 0;
             return Ok(Flow::Enough);
         }
         self.budget -= size;
         Ok(flow)
-    }
-
-    /// Publishes every queue that got something.
-    fn publish(&mut self) {
-        let mut from = 0;
-        while let Some(slot) = self.dirty.next(from) {
-            from = slot + 1;
-            if self.queues[slot].publish() {
-                self.outcome.wakes.insert(slot);
-            }
-            self.dirty.remove(slot);
-        }
-        self.unpublished = 0;
     }
 
     /// Gives consumed lane bytes back and arms lanes that stay empty; true when a head moved.
@@ -495,60 +530,6 @@ impl Router {
 #[inline]
 fn is_below(ticket: u64, limit: u64, cut: u64) -> bool {
     (ticket.wrapping_sub(cut) as i64) < limit as i64
-}
-
-impl Lane {
-    fn new(view: &View, slot: usize) -> Self {
-        let word = view.lane_word(slot);
-        let head = word.tail();
-        // SAFETY: the view's region holds `lane_capacity` bytes there and outlives the router.
-        let reader = unsafe { LaneReader::new(view.ring(slot), view.layout.lane_capacity, head) };
-        Self {
-            reader,
-            word,
-            mailbox: view.mailbox(slot),
-            standing: Standing::Free,
-            holder: view.slot(slot).load(),
-            context: None,
-            checked_at: 0,
-            asks: 0,
-            released: head,
-            idle: 0,
-        }
-    }
-
-    /// Stores the head if it moved.
-    #[inline]
-    fn store_head(&mut self) -> bool {
-        let head = self.reader.head();
-        if head == self.released {
-            return false;
-        }
-        let context = self
-            .context
-            .map_or(0, |c| u64::from(c.generation) << 32 | u64::from(c.index));
-        // Relaxed: published by the head.
-        self.mailbox.context.store(context, Ordering::Relaxed);
-        // SYNC(lane.head): pairs with the Acquire in `LaneWriter::has_room`: we have read all
-        // below. SeqCst: ordered before our RMW on the lane word (arm, take_waiting), see there.
-        self.mailbox.head.store(head, Ordering::SeqCst);
-        self.released = head;
-        true
-    }
-}
-
-fn new_queue(view: &View, slot: usize) -> QueueWriter {
-    let layout = &view.layout;
-    // SAFETY: the view's region holds both buffers and outlives the router; only the master's
-    // process writes them.
-    unsafe {
-        QueueWriter::new(
-            view.control(slot),
-            view.buffers(slot),
-            layout.buffer_capacity,
-            view.config.queue_bytes,
-        )
-    }
 }
 
 /// The clock for [`Timestamps::Batch`]: CLOCK_REALTIME in ns, through the vDSO.

@@ -2,6 +2,7 @@
 //! and `queue`: header, slot words, mailboxes, directory entries.
 
 use crate::answer::Answer;
+use crate::process::Life;
 use crate::stats::COUNTERS;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -24,39 +25,67 @@ pub(crate) struct RegionHeader {
     pub seed: [AtomicU64; 2],
     /// The master, see [`MasterState`].
     pub master: AtomicU64,
-    _pad: [u64; 10],
+    /// Masters so far: whose router is of an earlier one has missed something.
+    pub reign: AtomicU64,
+    _pad: [u64; 9],
     /// Counters of the router, see [`crate::Stats`]. Lines of their own.
     pub counters: [AtomicU64; COUNTERS],
 }
 
-/// `RegionHeader::master`: the master's pid in the low half, its state in the high half.
+/// `RegionHeader::master`: who routes. Changed by CAS only, so that there is one master.
+///
+/// ```text
+///  63 62 61          40 39                        0
+/// +-----+--------------+---------------------------+
+/// |state| pid          | birth, see [`Life`]       |
+/// +-----+--------------+---------------------------+
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MasterState {
     /// No master has started yet.
     None,
-    /// A master with this pid runs.
-    Running(u32),
+    /// This one runs, or has died.
+    Running(Life),
     /// The master has stopped.
     Gone,
 }
 
 impl MasterState {
     pub fn load(word: &AtomicU64) -> Self {
-        // SYNC(master.state): pairs with the master's swaps; says only who runs.
+        // SYNC(master.state): pairs with `change`; says only who runs.
         let word = word.load(Ordering::Acquire);
-        match word >> 32 {
+        match word >> 62 {
             0 => Self::None,
-            1 => Self::Running(word as u32),
+            1 => Self::Running(Life::from_bits(word & !(3 << 62))),
             _ => Self::Gone,
         }
     }
 
-    pub fn pack(self) -> u64 {
+    /// Replaces what was `seen` by `self`; false when it is no longer so.
+    pub fn change(self, word: &AtomicU64, seen: Self) -> bool {
+        // SYNC(master.state): Acquire pairs with the Release of the last master: what it did is
+        // done. Release: whoever sees us gone sees what we did.
+        word.compare_exchange(
+            seen.pack(),
+            self.pack(),
+            Ordering::AcqRel,
+            // Relaxed: somebody else is the master; nothing is read through it.
+            Ordering::Relaxed,
+        )
+        .is_ok()
+    }
+
+    fn pack(self) -> u64 {
         match self {
             Self::None => 0,
-            Self::Running(pid) => 1 << 32 | u64::from(pid),
-            Self::Gone => 2 << 32,
+            Self::Running(life) => 1 << 62 | life.bits(),
+            Self::Gone => 2 << 62,
         }
+    }
+
+    /// True when the master is the calling process `pid`.
+    pub fn is_run_by(self, pid: u32) -> bool {
+        matches!(self, Self::Running(life) if life.pid() == pid)
     }
 }
 
@@ -95,6 +124,15 @@ impl Holder {
     #[inline]
     pub fn generation(self) -> u32 {
         (self.0 >> GENERATION_SHIFT) as u32
+    }
+
+    /// The whole word, for the ledger.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
     }
 
     fn state(self) -> u64 {
@@ -170,8 +208,7 @@ pub(crate) const ANSWERS: usize = 64;
 pub(crate) struct Mailbox {
     /// The lane's head: bytes, monotonic. Everything below has been routed.
     pub head: AtomicU64,
-    /// Channel and generation of the lane's context at `head`: what a successor needs to go on.
-    pub context: AtomicU64,
+    _reserved: u64,
     /// Futex: counts the times this core was woken from a wait.
     pub event: AtomicU32,
     _pad: [u32; 27],
@@ -180,12 +217,6 @@ pub(crate) struct Mailbox {
 }
 
 impl Answer {
-    /// Router: answers `ask`.
-    pub fn give(&self, ask: u64, channel: Option<crate::ChannelId>) {
-        let result = channel.map_or(0, |c| u64::from(c.generation) << 32 | u64::from(c.index));
-        self.put(ask, result);
-    }
-
     /// Core: the answer to `ask`, once it is there.
     pub fn get(&self, ask: u64) -> Option<Option<crate::ChannelId>> {
         let result = self.result(ask)?;

@@ -136,6 +136,26 @@ impl Subscriptions {
         }
     }
 
+    /// Reads the index, and how many subscriptions there are, off the rows of the channels below
+    /// `channels`: for a successor.
+    pub fn recover(&mut self, channels: u32) -> u64 {
+        let mut count = 0;
+        let by_slot = &mut self.by_slot;
+        for channel in 0..channels.min(self.rows.channels as u32) {
+            let mut note = |slot: usize| {
+                if let Some(set) = by_slot.get_mut(slot) {
+                    set.put(channel, true);
+                }
+            };
+            self.pins.for_each(channel, &mut note);
+            self.rows.for_each(channel, |slot| {
+                count += 1;
+                note(slot);
+            });
+        }
+        count
+    }
+
     /// The subscription rows.
     #[inline]
     pub fn rows(&self) -> &Rows {

@@ -7,6 +7,7 @@ use crate::directory::Directory;
 use crate::doorbell::Doorbell;
 use crate::lane::LaneWord;
 use crate::layout::{FIRST_OWNER, Layout};
+use crate::ledger::{Account, LedgerHead};
 use crate::queue::ControlWord;
 use crate::region::{Keep, OsError, Part, Region, Shared};
 use crate::shared::{MAGIC, Mailbox, RegionHeader, SlotWord, VERSION};
@@ -20,6 +21,7 @@ pub(crate) struct View {
     pub config: Config,
     pub layout: Layout,
     pub header: Shared<RegionHeader>,
+    pub ledger: Shared<LedgerHead>,
     pub tickets: Shared<Tickets>,
     pub doorbell: Shared<Doorbell>,
     pub directory: Directory,
@@ -38,6 +40,7 @@ impl View {
         let view = unsafe {
             Self {
                 header: region.words(0),
+                ledger: region.words(layout.ledger),
                 tickets: region.words(layout.tickets),
                 doorbell: region.words(layout.doorbell),
                 directory: Directory::new(
@@ -151,6 +154,16 @@ impl View {
         self.nth(self.layout.mailboxes, slot)
     }
 
+    /// The ledger's account of a slot's queue.
+    pub fn queue_account(&self, slot: usize) -> Shared<Account> {
+        self.nth(self.layout.ledger + size_of::<LedgerHead>(), 2 * slot)
+    }
+
+    /// The ledger's account of a slot's lane.
+    pub fn lane_account(&self, slot: usize) -> Shared<Account> {
+        self.nth(self.layout.ledger + size_of::<LedgerHead>(), 2 * slot + 1)
+    }
+
     pub fn control(&self, slot: usize) -> Shared<ControlWord> {
         assert!(slot < self.layout.slots);
         // SAFETY: the layout has a control word for each slot there.
@@ -175,10 +188,10 @@ impl View {
         [0, 1].map(|i| self.region.at(self.layout.buffer(slot, i)))
     }
 
-    fn nth<T: Sync>(&self, start: usize, slot: usize) -> Shared<T> {
-        assert!(slot < self.layout.slots);
-        // SAFETY: the layout has one T for each slot from `start` on.
-        unsafe { self.region.words(start + slot * size_of::<T>()) }
+    fn nth<T: Sync>(&self, start: usize, index: usize) -> Shared<T> {
+        assert!(index < 2 * self.layout.slots);
+        // SAFETY: the layout has one T for each slot, or two, from `start` on.
+        unsafe { self.region.words(start + index * size_of::<T>()) }
     }
 }
 

@@ -14,7 +14,7 @@ use std::error::Error;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{LONG, Watchdog, alone, fork, open_fds, shared_words, wait_until};
+use common::{LONG, Watchdog, alone, fork, open_fds, wait_until};
 use corecast::{
     AttachError, Channel, ChannelId, Core, Hub, JoinError, LeaveError, Master, MasterError,
     NameError, RecvError, SendError, Stats,
@@ -399,24 +399,35 @@ fn a_region_of_another_version_or_layout_is_refused() {
     hub.attach(0, 0).expect("right again");
 }
 
-/// A router knows what has been routed; one that is left over in another process does not.
+/// A router that is left over from before another process routed must not be used again.
 #[test]
-fn a_master_that_knows_nothing_of_the_last_one_is_refused() {
+fn a_master_goes_on_where_the_last_one_stopped_in_another_process() {
     let _alone = alone();
     let _watchdog = Watchdog::new(LONG);
     let hub = Hub::builder().workers(1).create().expect("a hub");
-    let done = &shared_words(1)[0];
+    let mut core = hub.attach_any().expect("a core");
+    let ticket = core.join_async("c").expect("asked");
+    core.send("c", b"x").expect("sent");
     fork(|| {
-        let master = hub.start().expect("a master");
-        let mut core = hub.attach_any().expect("a core");
-        core.join("c").expect("joined");
-        core.send("c", b"x").expect("sent");
-        wait_until("it is routed", || hub.stats().messages == 1);
-        master.stop().expect("stopped");
-        done.store(1, Ordering::SeqCst);
+        let mut master = hub.master().expect("a master");
+        while hub.stats().messages == 0 {
+            master.poll(Some(LONG)).expect("polled");
+        }
     })
     .join();
-    assert_eq!(done.load(Ordering::SeqCst), 1);
-    assert_eq!(hub.master().err(), Some(MasterError::WrongProcess));
-    assert_eq!(hub.start().err(), Some(MasterError::WrongProcess), "again");
+    core.join_result(ticket).expect("answered").expect("joined");
+    core.send("c", b"y")
+        .expect_err("it has stopped, and says so");
+    let mut master = hub.master().expect("a master");
+    core.send("c", b"y").expect("sent");
+    master.poll(Some(LONG)).expect("polled");
+    for body in [b"x", b"y"] {
+        let message = core.recv().expect("nothing is lost").expect("a message");
+        assert_eq!(message.body, body);
+    }
+    assert_eq!(core.recv(), Ok(None));
+    let running = MasterError::AlreadyRunning {
+        pid: std::process::id(),
+    };
+    assert_eq!(hub.master().err(), Some(running));
 }

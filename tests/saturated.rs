@@ -31,6 +31,7 @@ fn a_saturated_master_comes_back_and_sees_deaths() {
     master.sabotage(Sabotage {
         cut_without_draw: true, // takes the way on which the hook runs
         between_tails: Some(Box::new(move || core.send("flood", b"more").expect("sent"))),
+        ..Sabotage::default()
     });
     child.kill();
     wait_until("the death is seen", || {

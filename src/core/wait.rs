@@ -13,6 +13,7 @@ use super::Core;
 use crate::error::SendError;
 use crate::liveness::{has_ended, pidfd_open};
 use crate::notify;
+use crate::process::Life;
 use crate::shared::MasterState;
 use crate::sync::Ordering;
 
@@ -30,19 +31,20 @@ pub(super) enum Ended {
 /// What a core knows of the master's process.
 #[derive(Debug, Default)]
 pub(super) struct MasterWatch {
-    pid: u32,
+    life: Option<Life>,
     pidfd: Option<OwnedFd>,
 }
 
 impl MasterWatch {
-    /// True unless the process `pid` is known to have ended.
-    fn is_alive(&mut self, pid: u32) -> bool {
-        if pid == std::process::id() {
+    /// True unless that process is known to have ended.
+    fn is_alive(&mut self, life: Life) -> bool {
+        if life.pid() == std::process::id() {
             return true;
         }
-        if pid != self.pid || self.pidfd.is_none() {
-            self.pid = pid;
-            match pidfd_open(pid) {
+        if Some(life) != self.life || self.pidfd.is_none() {
+            (self.life, self.pidfd) = (Some(life), None);
+            match pidfd_open(life.pid()) {
+                Ok(_) if !life.has_started_as(life.pid()) => return false,
                 Ok(fd) => self.pidfd = Some(fd),
                 Err(e) => return e != nix::errno::Errno::ESRCH,
             }
@@ -57,7 +59,7 @@ impl Core {
         match MasterState::load(&self.header.master) {
             MasterState::None => true, // it may still start
             MasterState::Gone => false,
-            MasterState::Running(pid) => self.master.is_alive(pid),
+            MasterState::Running(life) => self.master.is_alive(life),
         }
     }
 

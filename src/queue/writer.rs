@@ -1,7 +1,10 @@
 //! The router's end of a queue.
 
+mod resume;
+
 use super::{Control, ControlWord};
 use crate::config::Overflow;
+use crate::ledger::{self, Account};
 use crate::record::{self, Header, SyncPayload, copy_records, kind, round_up, size_of_record};
 use crate::region::Shared;
 
@@ -26,6 +29,21 @@ struct Content {
     lost: u64,
 }
 
+/// What came of an attempt to publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Publication {
+    /// Done; the core is awake or has no need to be.
+    Quiet,
+    /// Done; the core was armed and must be notified.
+    Notify,
+    /// The control word changes more often than a correct core can change it: not done.
+    Refused,
+}
+
+/// Changes of the control word that one compare-and-swap puts up with: a core that has not been
+/// notified can flip once and arm once.
+const TRIES: usize = 8;
+
 impl Content {
     fn add(&mut self, other: Self) {
         self.bytes += other.bytes;
@@ -42,6 +60,7 @@ impl Content {
 #[derive(Debug)]
 pub(crate) struct QueueWriter {
     word: Shared<ControlWord>,
+    account: ledger::Entry,
     buffers: [*mut u8; 2],
     /// Bytes of one buffer.
     capacity: usize,
@@ -49,6 +68,10 @@ pub(crate) struct QueueWriter {
     limit: usize,
     /// The control word as we last knew it.
     guess: Control,
+    /// How often this queue was published or discarded; the control word has the low bits.
+    publication: u64,
+    /// The core cannot have done what its control word shows.
+    is_damaged: bool,
     /// Bytes in the back buffer, published or not: `published.bytes <= tail <= capacity`.
     tail: usize,
     /// What the core may already see of the back buffer.
@@ -72,21 +95,29 @@ pub(crate) struct QueueWriter {
 }
 
 impl QueueWriter {
+    /// The queue as the ledger has it after transaction `committed`; a queue that was never used if
+    /// it has none.
+    ///
     /// # Safety
     /// Both buffers are writable for `capacity` bytes, 16-byte aligned and outlive the writer;
     /// this process is the only one that writes them.
     pub unsafe fn new(
         word: Shared<ControlWord>,
+        (account, committed): (Shared<Account>, u64),
         buffers: [*mut u8; 2],
         capacity: usize,
         limit: usize,
     ) -> Self {
-        Self {
+        let (account, state) = ledger::Entry::open(account, committed);
+        let mut new = Self {
             word,
+            account,
             buffers,
             capacity,
             limit: limit.min(capacity),
             guess: Control::EMPTY,
+            publication: 0,
+            is_damaged: false,
             tail: 0,
             published: Content::default(),
             pending: Content::default(),
@@ -97,13 +128,18 @@ impl QueueWriter {
             wants_wake: false,
             full: false,
             stamp: 0,
+        };
+        if let Some(state) = state {
+            new.resume(state);
         }
+        new
     }
 
     /// Forgets everything, for the slot's next owner.
     pub fn reset(&mut self) {
         self.word.reset();
         self.guess = Control::EMPTY;
+        (self.publication, self.is_damaged) = (0, false);
         self.back_is_empty();
         (self.lost, self.ops_done) = (0, 0);
         (self.owes_sync, self.wants_wake) = (false, false);
@@ -198,31 +234,57 @@ impl QueueWriter {
         self.owes_sync || self.full
     }
 
+    /// True when the control word or the ledger shows what cannot be.
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged
+    }
+
     /// True while the core has not flipped since a record found no room.
     pub fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Publishes what was appended; true when the core was armed and must be notified.
+    /// True when something was appended, or is to be told, since the last publication.
+    pub fn has_news(&self) -> bool {
+        self.pending.bytes > 0
+    }
+
+    /// Publishes what was appended and [`Self::record`]ed.
     #[inline]
-    pub fn publish(&mut self) -> bool {
-        loop {
+    pub fn publish(&mut self) -> Publication {
+        let before = self.guess.index();
+        for _ in 0..TRIES {
             let keep_armed = !self.wants_wake;
             let next = self.guess.published(self.tail, self.full, keep_armed);
+            let next = next.numbered(self.publication + 1);
             match self.word.publish(self.guess, next) {
                 Ok(()) => {
                     let notify = self.guess.is_armed() && !keep_armed;
                     self.guess = next;
+                    self.publication += 1;
                     self.published.add(std::mem::take(&mut self.pending));
                     self.wants_wake = false;
-                    return notify;
+                    if self.guess.index() != before {
+                        self.settle_after_flip();
+                    }
+                    return if notify {
+                        Publication::Notify
+                    } else {
+                        Publication::Quiet
+                    };
                 }
-                Err(actual) => {
-                    self.adopt(actual);
-                    self.settle(); // a flip makes room for a SYNC that is owed
-                }
+                Err(actual) => self.adopt(actual),
             }
         }
+        self.is_damaged = true;
+        Publication::Refused
+    }
+
+    /// A flip makes room for a SYNC that is owed: there is something to publish again.
+    #[cold]
+    fn settle_after_flip(&mut self) {
+        self.settle();
+        self.wants_wake = self.has_news();
     }
 
     /// Learns whether the core has flipped.
@@ -279,23 +341,39 @@ impl QueueWriter {
 
     /// Drops everything in the back buffer, published or not, counting it.
     fn discard_back(&mut self) {
-        loop {
-            let next = self.guess.published(0, false, true);
-            match self.word.publish(self.guess, next) {
-                Ok(()) => break self.guess = next,
-                Err(actual) => {
-                    self.adopt(actual);
-                    if self.tail == 0 || !self.full {
-                        return; // the core has just taken it all: there is room again
-                    }
-                }
-            }
+        if self.published.bytes > 0 && !self.take_back() {
+            return;
         }
         self.discarded += self.published.messages + self.pending.messages;
         self.lost += self.published.all_lost() + self.pending.all_lost();
         self.owes_sync = true;
         self.wants_wake = true;
         self.back_is_empty();
+    }
+
+    /// Takes what the core has not yet taken out of its reach; false when it has just taken it.
+    /// This is seen at once, before the operation is committed: the publication counted here tells
+    /// a successor of it. Until the next one the core finds nothing, so it happens once at most.
+    fn take_back(&mut self) -> bool {
+        for _ in 0..TRIES {
+            let next = self.guess.published(0, false, true);
+            let next = next.numbered(self.publication + 1);
+            match self.word.publish(self.guess, next) {
+                Ok(()) => {
+                    self.guess = next;
+                    self.publication += 1;
+                    return true;
+                }
+                Err(actual) => {
+                    self.adopt(actual);
+                    if self.tail == 0 || !self.full {
+                        return false; // there is room again
+                    }
+                }
+            }
+        }
+        self.is_damaged = true;
+        false
     }
 
     /// Counts `n` messages as lost to this core.
@@ -370,18 +448,20 @@ impl QueueWriter {
     /// Takes over what the core has done to the control word. Only the index bit and the armed
     /// bit are believed: the tail is ours, whatever a misbehaving core wrote there.
     fn adopt(&mut self, actual: Control) {
-        if actual.index() == self.guess.index() {
-            self.guess = actual;
-            return;
+        if actual.index() != self.guess.index() {
+            self.move_pending(actual.index());
         }
-        let from = self.buffers[self.guess.index()].wrapping_add(self.published.bytes);
-        let to = self.buffers[actual.index()];
+        self.guess = actual;
+    }
+
+    /// The core has flipped: what is pending goes to the other buffer, `to`.
+    fn move_pending(&mut self, to: usize) {
+        let from = self.buffers[to ^ 1].wrapping_add(self.published.bytes);
         // SAFETY: two distinct buffers; the pending bytes lie beyond the tail that the core may
         // read, and the core has given up the other buffer by flipping (Acquire on the CAS).
-        unsafe { copy_records(from, to, self.pending.bytes) };
+        unsafe { copy_records(from, self.buffers[to], self.pending.bytes) };
         self.tail = self.pending.bytes;
         self.published = Content::default();
-        self.guess = actual;
         self.full = false;
     }
 

@@ -203,8 +203,21 @@ impl Router {
             let (from, left) = (base.wrapping_add(at), span - at);
             at += self.stage.push_alike(from, left, header, routed);
         }
-        lane.reader.advance(at);
-        self.budget -= at;
+        if at > 0 {
+            self.stages_from(slot);
+            self.lanes[slot].reader.advance(at);
+            self.budget -= at;
+        }
+    }
+
+    /// Notes where the first of a lane's records in the stage begins.
+    #[inline]
+    fn stages_from(&mut self, slot: usize) {
+        let lane = &mut self.lanes[slot];
+        if lane.staged.is_none() {
+            lane.staged = Some(lane.position());
+            self.staged.insert(slot);
+        }
     }
 
     /// A message to a channel given by name: payload is a length byte and the name, padded to 16
@@ -258,6 +271,7 @@ impl Router {
         if !self.stage.takes(header.channel(), size) && self.flush() == Flow::Blocked {
             return Flow::Blocked;
         }
+        self.stages_from(header.slot() as usize);
         self.stage.push(header, payload);
         Flow::Done
     }
@@ -304,20 +318,20 @@ impl Router {
             self.dirty.insert(slot);
         });
         (self.stage.len, self.stage.messages) = (0, 0);
+        let lanes = &mut self.lanes;
+        self.staged.drain(|slot| lanes[slot].staged = None);
         self.account(messages, heard, len);
+        self.publish_if_due();
         Flow::Done
     }
 
-    /// Counts messages that have been delivered, and publishes when enough has gathered.
+    /// Counts messages that have been delivered.
     fn account(&mut self, messages: u32, heard: bool, bytes: usize) {
         self.stats.messages += u64::from(messages);
         if !heard {
             self.stats.unheard += u64::from(messages);
         }
         self.unpublished += bytes;
-        if self.unpublished >= OP_BYTES {
-            self.publish();
-        }
     }
 
     /// Under [`Overflow::Block`]: true when a subscriber has no room for `size` more bytes. Its

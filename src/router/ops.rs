@@ -5,8 +5,8 @@ use super::deliver::copy_name;
 use super::{Flow, Router, Standing};
 use crate::directory::{ChannelId, check_name};
 use crate::lane::{LaneRecord, Violation};
+use crate::ledger::pack;
 use crate::record::{NAME_MAX, flags, kind};
-use crate::shared::ANSWERS;
 use crate::sync::foreign;
 
 impl Router {
@@ -44,7 +44,8 @@ impl Router {
         Ok(Flow::Done)
     }
 
-    /// Answers a join or an open with the channel, or with "none free".
+    /// Answers a join or an open with the channel, or with "none free". In a transaction of its
+    /// own: the answer is for good once it is given.
     fn ask(
         &mut self,
         slot: usize,
@@ -53,13 +54,17 @@ impl Router {
     ) -> Result<(), Violation> {
         let mut buffer = [0; NAME_MAX];
         let name = record_name(&mut buffer, record)?;
+        self.publish();
+        self.view.ledger.set_fresh(self.directory.fresh() + 1);
         let id = self.directory.intern(name);
         if let Some(id) = id {
             act(self, slot, id.index);
         }
         let lane = &mut self.lanes[slot];
         lane.asks += 1;
-        lane.mailbox.answers[lane.asks as usize % ANSWERS].give(lane.asks, id);
+        lane.answer = id.map_or(0, |id| pack(id.index, id.generation));
+        self.answering = Some(slot);
+        self.publish_after_this();
         self.stats.channels = self.directory.live().into();
         Ok(())
     }

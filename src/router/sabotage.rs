@@ -10,6 +10,8 @@ pub struct Sabotage {
     /// Take the counter as the cut without drawing a ticket; always, also where one lane alone
     /// would need no cut.
     pub cut_without_draw: bool,
+    /// Carry out what was not committed.
+    pub skip_commit: bool,
     /// Runs after the tail of each lane has been read.
     pub between_tails: Option<Box<dyn FnMut() + Send>>,
 }
@@ -19,6 +21,7 @@ impl std::fmt::Debug for Sabotage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sabotage")
             .field("cut_without_draw", &self.cut_without_draw)
+            .field("skip_commit", &self.skip_commit)
             .finish_non_exhaustive()
     }
 }
@@ -34,6 +37,12 @@ impl Router {
 
     pub(super) fn may_do_without_cut(&self) -> bool {
         !self.sabotage.cut_without_draw
+    }
+
+    pub(super) fn store_commit(&self, transaction: u64) {
+        if !self.sabotage.skip_commit {
+            self.view.ledger.commit(transaction);
+        }
     }
 
     pub(super) fn between_tails(&mut self) {
@@ -53,6 +62,11 @@ impl Router {
     #[inline]
     pub(super) fn may_do_without_cut(&self) -> bool {
         true
+    }
+
+    #[inline]
+    pub(super) fn store_commit(&self, transaction: u64) {
+        self.view.ledger.commit(transaction);
     }
 
     #[inline]

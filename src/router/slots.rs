@@ -4,12 +4,10 @@
 //! 1. its subscriptions and open handles end;
 //! 2. the messages it published are delivered, in ticket order with everybody else's; joins and
 //!    the like that are still in its lane no longer count;
-//! 3. lane, queue and mailbox are reset, then the slot word is freed.
+//! 3. lane, queue and mailbox are reset, the ledger says that the slot is free, then its word.
 
-use super::{Lane, Router, Standing};
+use super::{Lane, Router, SlotSet, Standing};
 use crate::shared::ANSWERS;
-use crate::stats::Stats;
-use crate::sync::Ordering;
 
 impl Lane {
     /// Its owner is gone and has left a tail that cannot be believed: the next owner must not
@@ -56,14 +54,9 @@ impl Router {
         }
         let lane = &mut self.lanes[slot];
         lane.holder = holder;
-        lane.standing = Standing::Live;
+        self.stands(slot, Standing::Live);
         self.stats.cores += 1;
         self.outcome.owners.insert(slot);
-    }
-
-    /// False when another process has routed since: what this router believes is of the past.
-    pub fn is_current(&self) -> bool {
-        Stats::load(&self.view.header.counters).passes == self.stats.passes
     }
 
     /// The process that holds the slot, if any.
@@ -79,7 +72,7 @@ impl Router {
             Standing::Live => self.start_leaving(slot),
             Standing::Quarantined => {
                 self.lanes[slot].disown();
-                self.lanes[slot].standing = Standing::Leaving;
+                self.stands(slot, Standing::Leaving);
                 self.leaving.insert(slot);
             }
         }
@@ -95,42 +88,57 @@ impl Router {
 
     /// Steps 1 of cleaning up; the pass that finds the lane empty does the rest.
     pub(super) fn start_leaving(&mut self, slot: usize) {
-        self.lanes[slot].standing = Standing::Leaving;
+        self.stands(slot, Standing::Leaving);
         self.leaving.insert(slot);
         self.leave_all(slot, true);
     }
 
+    fn stands(&mut self, slot: usize, standing: Standing) {
+        self.lanes[slot].standing = standing;
+        self.lanes[slot].is_changed = true;
+        self.touched.insert(slot);
+    }
+
     /// Step 3 for every leaving slot whose lane has been delivered.
     pub(super) fn finish_leaving(&mut self) {
-        let mut from = 0;
+        let (mut from, mut freed) = (0, SlotSet::new());
         while let Some(slot) = self.leaving.next(from) {
             from = slot + 1;
             let lane = &self.lanes[slot];
             // The tail is final: its owner is dead or has sent its last record.
-            if lane.reader.is_empty() && lane.word.tail() == lane.reader.head() {
-                self.free(slot);
+            let delivered = lane.reader.is_empty() && lane.staged.is_none();
+            if delivered && lane.word.tail() == lane.reader.head() {
+                self.clear(slot);
+                freed.insert(slot);
             }
+        }
+        if !freed.is_empty() {
+            // Free in the ledger before the next owner can come.
+            self.publish();
+            freed.drain(|slot| self.free(slot));
         }
     }
 
-    fn free(&mut self, slot: usize) {
+    fn clear(&mut self, slot: usize) {
         self.leave_all(slot, true);
         self.queues[slot].reset();
-        self.dirty.remove(slot);
+        self.dirty.insert(slot);
         self.active.remove(slot);
         self.leaving.remove(slot);
         let lane = &mut self.lanes[slot];
         lane.context = None;
-        lane.store_head();
         lane.word.reset(lane.reader.head());
-        lane.asks = 0;
+        (lane.asks, lane.answer) = (0, 0);
         lane.idle = 0;
-        // Relaxed: published by the slot word.
-        lane.mailbox.context.store(0, Ordering::Relaxed);
         for answer in &lane.mailbox.answers[..ANSWERS] {
             answer.clear();
         }
-        lane.standing = Standing::Free;
+        self.stands(slot, Standing::Free);
+    }
+
+    fn free(&mut self, slot: usize) {
+        let lane = &mut self.lanes[slot];
+        lane.store_head();
         self.view.slot(slot).free(lane.holder);
         self.stats.cores -= 1;
         self.outcome.owners.insert(slot);
@@ -141,12 +149,13 @@ impl Router {
     pub(super) fn quarantine(&mut self, slot: usize) {
         self.stats.violations += 1;
         let lane = &mut self.lanes[slot];
+        self.touched.insert(slot);
         lane.reader.give_up();
         if lane.standing == Standing::Leaving {
             lane.disown();
         } else if lane.standing == Standing::Live {
-            lane.standing = Standing::Quarantined;
             lane.holder = self.view.slot(slot).quarantine(lane.holder);
+            self.stands(slot, Standing::Quarantined);
             self.stats.quarantined += 1;
             self.active.remove(slot);
             self.outcome.events.insert(slot);

@@ -146,6 +146,7 @@ pub fn run(cut_without_draw: bool) -> Vec<Vec<Event>> {
                 bob.send();
             }
         })),
+        ..Sabotage::default()
     });
     master.step();
     master.sabotage(Sabotage::default());
