@@ -52,6 +52,7 @@ mod imp {
         // loom runs all threads of a model on one OS thread, so these are shared by them.
         static WEAKENED: RefCell<Vec<(&'static str, Ordering)>> = const { RefCell::new(Vec::new()) };
         static STOPS: RefCell<Vec<(&'static str, ThreadId)>> = const { RefCell::new(Vec::new()) };
+        static STEPS: RefCell<Vec<(ThreadId, usize)>> = const { RefCell::new(Vec::new()) };
     }
 
     /// Restores all orderings, and forgets all stops, when dropped.
@@ -62,6 +63,7 @@ mod imp {
         fn drop(&mut self) {
             WEAKENED.with_borrow_mut(Vec::clear);
             STOPS.with_borrow_mut(Vec::clear);
+            STEPS.with_borrow_mut(Vec::clear);
         }
     }
 
@@ -81,9 +83,36 @@ mod imp {
         STOPS.with_borrow_mut(|stops| stops.push((site, loom::thread::current().id())));
     }
 
+    /// Makes the calling thread of a model stop for ever after `steps` more tagged orderings.
+    pub fn stop_after(steps: usize) {
+        let me = loom::thread::current().id();
+        STEPS.with_borrow_mut(|all| {
+            all.retain(|(thread, _)| *thread != me);
+            all.push((me, steps));
+        });
+    }
+
+    fn was_last_step() -> bool {
+        STEPS.with_borrow_mut(|all| {
+            if all.is_empty() {
+                return false;
+            }
+            let me = loom::thread::current().id();
+            let Some(at) = all.iter().position(|(thread, _)| *thread == me) else {
+                return false;
+            };
+            if all[at].1 == 0 {
+                all.remove(at);
+                return true;
+            }
+            all[at].1 -= 1;
+            false
+        })
+    }
+
     /// The ordering to use at the place tagged `site`.
     pub fn order(site: &'static str, order: Ordering) -> Ordering {
-        if is_stop(site) {
+        if is_stop(site) || was_last_step() {
             // Not a panic: nothing is wrong, and the hook need not tell of it.
             std::panic::resume_unwind(Box::new(Stopped));
         }

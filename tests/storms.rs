@@ -7,86 +7,20 @@
 #![allow(clippy::disallowed_types)]
 
 mod common;
+#[path = "storms/steady.rs"]
+mod steady;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{Child, LONG, Watchdog, alone, fork, open_fds, shared_words, wait_until};
-use corecast::{Core, Hub, Master, RecvError};
+use corecast::{Hub, Master, RecvError};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use steady::{Footprint, Pair};
 
 const FOREVER: Duration = Duration::from_secs(3600);
-
-/// Numbered messages between two cores of this process, every one of which must come.
-struct Pair {
-    from: Core,
-    to: Core,
-    sent: u64,
-    received: u64,
-}
-
-impl Pair {
-    fn new(hub: &Hub) -> Self {
-        let [from, mut to] = [(); 2].map(|()| hub.attach_any().expect("an extra core"));
-        to.join("steady").expect("joined");
-        Self {
-            from,
-            to,
-            sent: 0,
-            received: 0,
-        }
-    }
-
-    /// Sends `n`, and receives until all have come.
-    fn check(&mut self, n: u64) {
-        for _ in 0..n {
-            let body = self.sent.to_le_bytes();
-            self.from.send_timeout("steady", &body, LONG).expect("sent");
-            self.sent += 1;
-        }
-        wait_until("all has come", || {
-            while let Some(message) = self.to.recv().expect("nothing is lost") {
-                assert_eq!(message.body, self.received.to_le_bytes());
-                self.received += 1;
-            }
-            self.received == self.sent
-        });
-    }
-}
-
-/// What must not grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Footprint {
-    fds: usize,
-    mappings: usize,
-    resident_kib: usize,
-}
-
-impl Footprint {
-    fn now() -> Self {
-        let read = |path: &str| std::fs::read_to_string(path).expect("procfs");
-        let statm = read("/proc/self/statm");
-        let pages = statm
-            .split(' ')
-            .nth(1)
-            .and_then(|n| n.parse::<usize>().ok());
-        Self {
-            fds: open_fds(),
-            mappings: read("/proc/self/maps").lines().count(),
-            resident_kib: pages.expect("resident pages") * 4,
-        }
-    }
-
-    /// Panics if there is more than before: of memory, more than an allocator's whim.
-    fn check(self, before: Self, what: &str) {
-        println!("{what}: {before:?} -> {self:?}");
-        assert_eq!(self.fds, before.fds, "descriptors");
-        assert!(self.mappings <= before.mappings + 2, "mappings");
-        assert!(self.resident_kib <= before.resident_kib + 2048, "memory");
-    }
-}
 
 fn generations() -> u64 {
     let chosen = std::env::var("CORECAST_GENERATIONS").ok();
@@ -140,7 +74,7 @@ fn generations_that_die_right_after_joining_leave_nothing_behind() {
     }
     drop(last);
     wait_until("the slot is free", || hub.stats().cores == 2);
-    Footprint::now().check(before.expect("taken on the way"), "generations");
+    Footprint::check(before.expect("taken on the way"), "generations");
     let stats = hub.stats();
     assert_eq!((stats.channels, stats.subscriptions), (1, 1), "{stats:?}");
     assert_eq!((stats.reaped, stats.violations), (all, 0), "{stats:?}");
@@ -186,7 +120,8 @@ fn all_workers_killed_at_once_again_and_again() {
     assert_eq!((stats.channels, stats.subscriptions), (1, 1), "{stats:?}");
     assert_eq!(stats.reaped, ROUNDS * u64::from(WORKERS), "{stats:?}");
     assert_eq!(stats.violations, 0, "{stats:?}");
-    assert_eq!(open_fds(), fds);
+    // The pidfds go right after the slots.
+    wait_until("descriptors are back", || open_fds() == fds);
     println!("{ROUNDS} x {WORKERS} killed at once: {stats:?}");
     master.stop().expect("stopped");
 }

@@ -20,6 +20,7 @@ mod hub;
 mod join;
 mod queue;
 mod sole;
+mod stops;
 mod ticket;
 mod waiting;
 

@@ -15,8 +15,8 @@ const SIZE: usize = 16;
 /// The armed bit, for a core that sets it the wrong way.
 const ARMED: u64 = 2;
 
-struct Queue {
-    word: ControlWord,
+pub struct Queue {
+    pub word: ControlWord,
     /// A cell per message: the router writes beyond the tail while the core reads below it.
     buffers: [[Plain<u32>; CAPACITY]; 2],
     /// Notifications that the core has not taken.
@@ -24,7 +24,7 @@ struct Queue {
 }
 
 impl Queue {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             word: ControlWord::new(),
             buffers: Default::default(),
@@ -34,16 +34,16 @@ impl Queue {
 }
 
 /// The router's end, as in `queue/writer.rs`; counts messages where that counts bytes.
-struct Writer {
+pub struct Writer {
     guess: Control,
     tail: usize,
     published: usize,
     /// Times that pending messages were moved to the other buffer.
-    moves: usize,
+    pub moves: usize,
 }
 
 impl Writer {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             guess: Control::EMPTY,
             tail: 0,
@@ -52,12 +52,12 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, queue: &Queue, body: u32) {
+    pub fn append(&mut self, queue: &Queue, body: u32) {
         queue.buffers[self.guess.index()][self.tail].set(body);
         self.tail += 1;
     }
 
-    fn publish(&mut self, queue: &Queue, wakes: bool) {
+    pub fn publish(&mut self, queue: &Queue, wakes: bool) {
         loop {
             let next = self.guess.published(self.tail * SIZE, false, !wakes);
             match queue.word.publish(self.guess, next) {
@@ -93,7 +93,7 @@ impl Writer {
 }
 
 /// The core's end, as in `queue/reader.rs`.
-struct Reader {
+pub struct Reader {
     /// Whether arming goes wrong: by a store.
     arms_by_store: bool,
     front: usize,
@@ -104,7 +104,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(arms_by_store: bool) -> Self {
+    pub fn new(arms_by_store: bool) -> Self {
         Self {
             arms_by_store,
             front: 1,
@@ -147,7 +147,7 @@ impl Reader {
     }
 
     /// Receives, and sleeps whenever there is nothing, until no notification comes.
-    fn run(&mut self, queue: &Queue) {
+    pub fn run(&mut self, queue: &Queue) {
         loop {
             self.drain(queue);
             if queue.eventfd.swap(0, Ordering::Acquire) == 0 {
