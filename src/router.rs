@@ -22,6 +22,8 @@
 mod adopt;
 mod deliver;
 #[cfg(test)]
+mod extremes;
+#[cfg(test)]
 mod misdeeds;
 mod ops;
 mod sabotage;

@@ -18,7 +18,7 @@ fn driven(workers: u32) -> (Hub, Router) {
     (hub, router)
 }
 
-fn settle(router: &mut Router) {
+pub(super) fn settle(router: &mut Router) {
     // Enough for a lane to be found idle and armed.
     for _ in 0..20 {
         router.step();
@@ -60,7 +60,7 @@ fn the_next_owner_does_not_inherit_an_impossible_tail() {
 }
 
 /// Overwrites a shared word as no correct process does.
-fn overwrite<T>(word: &T, value: u64) {
+pub(super) fn overwrite<T>(word: &T, value: u64) {
     assert!(size_of::<T>() >= size_of::<u64>());
     // SAFETY: repr(C), and the atomic is the first field of all that is passed here.
     let raw = unsafe { &*std::ptr::from_ref(word).cast::<AtomicU64>() };
