@@ -49,7 +49,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches
+PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches check-peers
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -104,10 +104,22 @@ check-benches: tools-build ## every bench runs once, as a test
 	$(call say,'benches: each once as a test')
 	$(CARGO) test --release -p corecast --bench '*' -- --test
 
+# The crate of its own that measures the peers as well, here without them.
+.PHONY: check-peers
+check-peers: tools-build ## the comparison with other systems works (corecast and the bare floors only)
+	$(call say,'peers: the bench of its own crate once as a test')
+	$(CARGO) fmt --check --manifest-path benches/peers/Cargo.toml
+	$(CARGO) run --locked --release --no-default-features --manifest-path benches/peers/Cargo.toml -- --check
+
 # ------------------------------------------------------------ bench, header
 
 .PHONY: bench
-bench: tools-build ## measure
+bench: tools-peers ## measure corecast beside other systems (ARGS="--quick"; ARGS=--help lists the choices)
+	$(CARGO) build --locked --release --manifest-path benches/peers/Cargo.toml
+	$(TARGET)/release/peers --json $(TARGET)/bench/findings.json --report $(TARGET)/bench $(ARGS)
+
+.PHONY: bench-parts
+bench-parts: tools-build ## measure corecast alone: single operations, and the prefork matrix
 	$(CARGO) bench -p corecast --bench '*'
 
 .PHONY: header
@@ -159,7 +171,7 @@ define need
 	fi
 endef
 
-.PHONY: tools-build tools-lints tools-c tools-nextest
+.PHONY: tools-build tools-lints tools-c tools-nextest tools-peers
 tools-build:
 	@command -v $(CARGO) >/dev/null || { \
 	    echo 'missing: $(CARGO). Install a Rust toolchain first (rustup.rs)' >&2; exit 1; }
@@ -189,6 +201,22 @@ tools-uwsgi: tools-build
 	else \
 	    echo "missing: uWSGI. Install it and try again; on Debian or Ubuntu:" >&2; \
 	    echo "    sudo apt-get install $(UWSGI_PACKAGES)" >&2; exit 1; \
+	fi
+
+# Debian starts the servers when it installs them; the bench starts its own.
+tools-peers: tools-build
+	@export PATH="$$PATH:/usr/sbin"; missing=; \
+	for tool in pkg-config redis-server nats-server; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	pkg-config --exists libzmq 2>/dev/null || missing="$$missing libzmq"; \
+	[ -z "$$missing" ] && exit 0; \
+	packages='pkg-config libzmq3-dev redis-server nats-server'; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "==> installing$$missing with apt-get: $$packages"; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends $$packages >/dev/null; \
+	else \
+	    echo "missing:$$missing. Install them and try again; on Debian or Ubuntu:" >&2; \
+	    echo "    sudo apt-get install $$packages" >&2; exit 1; \
 	fi
 
 tools-nextest: tools-build

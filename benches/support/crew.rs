@@ -34,6 +34,8 @@ pub struct Report {
     pub received: u64,
     /// System calls for moving and waiting, as far as the member counts them.
     pub calls: u64,
+    /// Processor nanoseconds of the member's whole life; the crew fills it in.
+    pub cpu: u64,
 }
 
 /// Why a round gave no figure.
@@ -66,7 +68,11 @@ enum Line {
 
 /// Nanoseconds on a clock that all processes share.
 pub fn now() -> u64 {
-    let time: TimeSpec = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the monotonic clock");
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
+fn read(clock: ClockId) -> u64 {
+    let time: TimeSpec = clock_gettime(clock).expect("a clock that every kernel has");
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 
@@ -207,7 +213,13 @@ impl Crew<'_> {
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut gate)))
             .unwrap_or_else(|panic| Err(panic_text(panic.as_ref())));
         let line = match outcome {
-            Ok(report) => Line::Done { member, report },
+            Ok(report) => Line::Done {
+                member,
+                report: Report {
+                    cpu: read(ClockId::CLOCK_PROCESS_CPUTIME_ID),
+                    ..report
+                },
+            },
             Err(text) => Line::Failed { member, text },
         };
         i32::from(gate.say(&line).is_err())

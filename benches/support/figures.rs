@@ -23,6 +23,8 @@ pub struct Round {
     pub late_seconds: f64,
     /// Processor time of all processes.
     pub cpu_seconds: f64,
+    /// Of that, the senders'.
+    pub sender_cpu_seconds: f64,
     /// System calls that move, wait or wake, as far as they are counted.
     pub calls: u64,
     /// Eventfd writes; the relay has none.

@@ -41,7 +41,7 @@ pub fn spawn(crew: &mut Crew, cell: Cell, length: Duration) -> Result<(), Failur
 }
 
 /// All sockets of a round. Each process keeps its own and drops the others.
-pub struct Wires {
+struct Wires {
     /// (relay's end, sender's end)
     inputs: Vec<(UnixStream, UnixStream)>,
     /// (relay's end, receiver's end)
@@ -49,8 +49,7 @@ pub struct Wires {
 }
 
 impl Wires {
-    /// Socket pairs for every sender and receiver of `cell`.
-    pub fn new(cell: Cell) -> io::Result<Wires> {
+    fn new(cell: Cell) -> io::Result<Wires> {
         let pairs = |count| {
             (0..count)
                 .map(|_| UnixStream::pair())
@@ -62,21 +61,18 @@ impl Wires {
         })
     }
 
-    /// What the relay keeps.
-    pub fn relay_ends(&mut self) -> (Vec<UnixStream>, Vec<UnixStream>) {
+    fn relay_ends(&mut self) -> (Vec<UnixStream>, Vec<UnixStream>) {
         let inputs = self.inputs.drain(..).map(|pair| pair.0).collect();
         (inputs, self.outputs.drain(..).map(|pair| pair.0).collect())
     }
 
-    /// What one sender keeps.
-    pub fn sender_end(&mut self, index: u32) -> UnixStream {
+    fn sender_end(&mut self, index: u32) -> UnixStream {
         self.outputs.clear();
         let mut inputs = std::mem::take(&mut self.inputs);
         inputs.swap_remove(index as usize).1
     }
 
-    /// What one receiver keeps.
-    pub fn receiver_end(&mut self, index: u32) -> UnixStream {
+    fn receiver_end(&mut self, index: u32) -> UnixStream {
         self.inputs.clear();
         let mut outputs = std::mem::take(&mut self.outputs);
         outputs.swap_remove(index as usize).1
@@ -140,12 +136,27 @@ fn receive(gate: &mut Gate, wire: UnixStream, cell: Cell) -> Result<Report, Stri
     })
 }
 
-/// Passes every frame of every input on to all outputs, until all inputs have ended.
-pub fn relay(
+/// A relay as a member of a crew.
+fn relay(
     gate: &mut Gate,
-    (inputs, outputs): (Vec<UnixStream>, Vec<UnixStream>),
+    ends: (Vec<UnixStream>, Vec<UnixStream>),
     size: usize,
 ) -> Result<Report, String> {
+    let calls = pass_on(ends, size, || gate.wait())?;
+    Ok(Report {
+        finished: now(),
+        calls,
+        ..Report::default()
+    })
+}
+
+/// Passes every frame of every input on to all outputs, until all inputs have ended. Calls `ready`
+/// once when everything is prepared; returns the number of system calls.
+pub fn pass_on(
+    (inputs, outputs): (Vec<UnixStream>, Vec<UnixStream>),
+    size: usize,
+    ready: impl FnOnce() -> Result<(), String>,
+) -> Result<u64, String> {
     let mut relay = Relay {
         inputs: inputs
             .into_iter()
@@ -158,15 +169,11 @@ pub fn relay(
         calls: 0,
     };
     relay.prepare().map_err(text("sockets"))?;
-    gate.wait()?;
+    ready()?;
     while relay.gather().map_err(text("read"))? {
         relay.forward().map_err(text("write"))?;
     }
-    Ok(Report {
-        finished: now(),
-        calls: relay.calls,
-        ..Report::default()
-    })
+    Ok(relay.calls)
 }
 
 struct Input {

@@ -177,6 +177,7 @@ pub fn figure(
         .map(|report| report.finished)
         .max()
         .unwrap_or(started);
+    let senders = reports.iter().filter(|report| report.sent > 0);
     let wakes = stats.map(|stats| stats.wakes);
     let seconds = finished.saturating_sub(started).max(1) as f64 / 1e9;
     Ok(Round {
@@ -185,6 +186,7 @@ pub fn figure(
         seconds,
         late_seconds: seconds - length.as_secs_f64(),
         cpu_seconds: used.seconds,
+        sender_cpu_seconds: senders.map(|report| report.cpu).sum::<u64>() as f64 / 1e9,
         calls: total(|r| r.calls) + wakes.unwrap_or(0),
         wakes,
         sleeps: used.sleeps,
