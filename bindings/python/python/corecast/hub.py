@@ -1,0 +1,45 @@
+"""The hub: the shared region and all that lives in it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Literal, Optional, Union
+
+from . import _corecast
+from .core import Core
+
+Overflow = Literal["drop_newest", "drop_oldest", "block"]
+Timestamps = Literal["off", "batch", "message"]
+Order = Literal["total", "per_sender"]
+
+
+class Hub(_corecast.Hub):
+    """A hub. Make it before you fork; the children inherit it.
+
+    Settings are keywords, all optional: ``workers`` (4), ``cores`` per worker (1), ``extra``
+    slots for helpers (4), ``channels`` in use at a time (65,536), ``lane_bytes`` and
+    ``queue_bytes`` per core (256 KiB), ``max_message`` in bytes (1 MiB), ``overflow``
+    ("drop_newest", "drop_oldest", "block"), ``timestamps`` ("off", "batch", "message"), ``order``
+    ("total", "per_sender"), ``populate`` (False), ``spin`` and ``answer_timeout`` in seconds.
+
+    Used as a context manager, it runs its master in a thread and ends it.
+    """
+
+    def attach(self, worker: Optional[int] = None, core: int = 0) -> Core:
+        """A core of this hub: number ``core`` of a worker, or any free one."""
+        return Core(self, worker, core)
+
+    def __enter__(self) -> Hub:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+
+ChannelName = Union[str, bytes]
