@@ -49,7 +49,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches check-peers
+PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches check-peers check-python
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -111,6 +111,24 @@ check-peers: tools-build ## the comparison with other systems works (corecast an
 	$(CARGO) fmt --check --manifest-path benches/peers/Cargo.toml
 	$(CARGO) run --locked --release --no-default-features --manifest-path benches/peers/Cargo.toml -- --check
 
+# The Python package, built as a wheel and installed into an environment of its own.
+VENV := $(TARGET)/python/venv
+
+.PHONY: check-python
+check-python: tools-python ## the Python package: lints, types, its tests under real servers
+	$(call say,'Python: ruff + mypy')
+	cd bindings/python && $(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
+	$(call say,'Python: rustfmt + clippy')
+	cd bindings/python && $(CARGO) fmt --check && \
+	    PYO3_PYTHON=$(VENV)/bin/python CARGO_TARGET_DIR=$(TARGET)/python/build $(CARGO) clippy --locked --release -- -D warnings
+	$(call say,'Python: wheel')
+	rm -rf $(TARGET)/python/wheels
+	cd bindings/python && CARGO_TARGET_DIR=$(TARGET)/python/build \
+	    $(VENV)/bin/maturin build --release --locked --quiet --interpreter $(VENV)/bin/python --out $(TARGET)/python/wheels
+	$(VENV)/bin/pip install --quiet --force-reinstall --no-deps $(TARGET)/python/wheels/*.whl
+	$(call say,'Python: pytest')
+	cd bindings/python && $(VENV)/bin/python -m pytest -q
+
 # ------------------------------------------------------------ bench, header
 
 .PHONY: bench
@@ -170,6 +188,16 @@ define need
 	    echo "    sudo apt-get install $(2)" >&2; exit 1; \
 	fi
 endef
+
+.PHONY: tools-python
+tools-python: tools-lints
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    [ "$$(id -u)" = 0 ] && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; }
+	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	@cmp -s bindings/python/tests/requirements.txt $(VENV)/installed || { \
+	    echo '==> installing bindings/python/tests/requirements.txt into $(VENV)'; \
+	    $(VENV)/bin/pip install --quiet -r bindings/python/tests/requirements.txt && \
+	    cp bindings/python/tests/requirements.txt $(VENV)/installed; }
 
 .PHONY: tools-build tools-lints tools-c tools-nextest tools-peers
 tools-build:

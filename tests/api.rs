@@ -154,6 +154,20 @@ fn a_host_can_drive_the_master_itself() {
     assert!(hub.master().is_ok(), "the next one may start");
 }
 
+/// The descriptor was notified only if the core had armed it with a `recv` before.
+#[test]
+fn an_asynchronous_join_is_notified_to_a_core_that_has_not_yet_received() {
+    use std::os::fd::AsFd;
+    let hub = Hub::builder().workers(1).create().expect("a hub");
+    let mut master = hub.master().expect("a master");
+    let mut core = hub.attach(0, 0).expect("a core");
+    let ticket = core.join_async("a").expect("asked");
+    master.poll(Some(Duration::ZERO)).expect("polled");
+    let mut count = [0; 8];
+    assert_eq!(nix::unistd::read(core.as_fd(), &mut count), Ok(8));
+    assert!(core.join_result(ticket).expect("answered").is_ok());
+}
+
 #[test]
 fn what_was_left_is_no_longer_received() {
     let hub = Hub::builder().workers(1).create().expect("a hub");

@@ -155,6 +155,10 @@ impl Router {
         queue.op_done(notify);
         queue.settle();
         self.dirty.insert(slot);
+        if notify {
+            // Armed or not: a loop that joins before it first receives waits for the descriptor.
+            self.outcome.wakes.insert(slot);
+        }
     }
 }
 

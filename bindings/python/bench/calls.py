@@ -55,10 +55,10 @@ def measure() -> dict[str, float]:
         empty = best(lambda: None, drain_and_route)
         figures = {
             "send(name, 16 bytes)": best(lambda: send("room", BODY), drain_and_route),
-            "recv() of a message": best(lambda: recv(), fill),
-            "recv_view() of a message": best(lambda: view(), fill),
+            "recv() of a message": best(recv, fill),
+            "recv_view() of a message": best(view, fill),
             "recv().body": best(lambda: recv().body, fill),
-            "recv() of nothing": best(lambda: recv(), drain_and_route),
+            "recv() of nothing": best(recv, drain_and_route),
         }
         ann.close()
         bob.close()

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use corecast::{Config, Master, MasterThread, Order, Overflow, Timestamps};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -188,13 +188,13 @@ impl Hub {
 /// Sets one field of the configuration.
 fn set(config: &mut Config, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
     match name {
-        "workers" => config.workers = value.extract()?,
-        "cores" => config.cores = value.extract()?,
-        "extra" => config.extra = value.extract()?,
-        "channels" => config.channels = value.extract()?,
-        "lane_bytes" => config.lane_bytes = value.extract()?,
-        "queue_bytes" => config.queue_bytes = value.extract()?,
-        "max_message" => config.max_message = value.extract()?,
+        "workers" => config.workers = number(name, value)?,
+        "cores" => config.cores = number(name, value)?,
+        "extra" => config.extra = number(name, value)?,
+        "channels" => config.channels = number(name, value)?,
+        "lane_bytes" => config.lane_bytes = number(name, value)?,
+        "queue_bytes" => config.queue_bytes = number(name, value)?,
+        "max_message" => config.max_message = number(name, value)?,
         "populate" => config.populate = value.extract()?,
         "spin" => config.spin = seconds(name, value)?,
         "answer_timeout" => config.answer_timeout = seconds(name, value)?,
@@ -220,10 +220,25 @@ fn set(config: &mut Config, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()
         }
         _ => {
             let text = format!("a hub has no setting {name:?}");
-            return Err(pyo3::exceptions::PyTypeError::new_err(text));
+            return Err(PyTypeError::new_err(text));
         }
     }
     Ok(())
+}
+
+/// A whole number; the exception names the setting.
+fn number<'py, T>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<T>
+where
+    T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
+{
+    value.extract().map_err(|e: PyErr| {
+        let py = value.py();
+        if e.is_instance_of::<PyOverflowError>(py) {
+            let text = format!("{name} is {value}; it must be a number from 0 on, within 64 bits");
+            return raise(py, "ConfigError", text);
+        }
+        PyTypeError::new_err(format!("{name}: {}", e.value(py)))
+    })
 }
 
 fn seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {

@@ -33,7 +33,11 @@ def test_a_message_arrives_with_all_that_is_known_of_it(hub: corecast.Hub) -> No
 
 def test_names_may_be_any_bytes_and_survive_the_way(hub: corecast.Hub) -> None:
     with hub.attach(0) as core:
-        for name, shown in [("küche", "küche"), (b"raw\xff", "raw\udcff"), ("raw\udcff", "raw\udcff")]:
+        for name, shown in [
+            ("küche", "küche"),
+            (b"raw\xff", "raw\udcff"),
+            ("raw\udcff", "raw\udcff"),
+        ]:
             core.join(name)
             core.send(name, b"x")
             message = core.recv(timeout=10)

@@ -38,7 +38,10 @@ async def test_two_cores_play_ping_pong_in_one_loop(hub: corecast.Hub) -> None:
 
     with hub.attach(0) as ann, hub.attach(1) as bob:
         await asyncio.gather(ann.ajoin("pong"), bob.ajoin("ping"))
-        assert await asyncio.gather(play(ann, "pong", "ping"), play(bob, "ping", "pong")) == [199, 199]
+        assert await asyncio.gather(play(ann, "pong", "ping"), play(bob, "ping", "pong")) == [
+            199,
+            199,
+        ]
 
 
 async def test_a_flood_leaves_the_loop_to_others(hub: corecast.Hub) -> None:

@@ -39,11 +39,11 @@ def test_using_a_message_after_the_next_receive_is_an_exception(core: corecast.C
     second = core.recv_view(timeout=10)
     assert second is not None and bytes(second.body) == b"two"
     with pytest.raises(errors.StaleMessage, match="use recv"):
-        first.body  # noqa: B018
+        first.body
     assert first.channel == "a"
     assert core.recv() is None
     with pytest.raises(errors.StaleMessage):
-        second.body  # noqa: B018
+        second.body
 
 
 def test_the_core_does_not_receive_while_bytes_are_exported(core: corecast.Core) -> None:
@@ -87,4 +87,4 @@ def test_closing_ends_the_view(core: corecast.Core) -> None:
     view = received(core, b"one")
     core.close()
     with pytest.raises(errors.StaleMessage):
-        view.body  # noqa: B018
+        view.body

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 from . import _corecast
 from ._corecast import Message
@@ -30,16 +30,16 @@ class Core(_corecast.Core):
       ``recv()`` until it returns None
     """
 
-    _waiting: Optional[_Readable] = None
+    _waiting: _Readable | None = None
 
     def __enter__(self) -> Core:
         return self
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

@@ -1,7 +1,7 @@
 """Receiving under gevent: only the calling greenlet waits.
 
-    for message in corecast.gevent.messages(core):
-        ...
+for message in corecast.gevent.messages(core):
+    ...
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Optional
 
 import gevent
 from gevent.hub import get_hub
 
-from .core import Core, Message
+from ._corecast import Message
+from .core import Core
 
 # After so many messages in a row the other greenlets get a turn.
 _BURST = 128
 
 
-def recv(core: Core, timeout: Optional[float] = None) -> Optional[Message]:
+def recv(core: Core, timeout: float | None = None) -> Message | None:
     """The next message, or None if none comes within ``timeout`` seconds (None: no limit)."""
     message = core.recv()
     if message is not None:

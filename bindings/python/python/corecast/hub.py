@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Literal, Optional, Union
+from typing import Literal, Union
 
 from . import _corecast
 from .core import Core
@@ -25,7 +25,7 @@ class Hub(_corecast.Hub):
     Used as a context manager, it runs its master in a thread and ends it.
     """
 
-    def attach(self, worker: Optional[int] = None, core: int = 0) -> Core:
+    def attach(self, worker: int | None = None, core: int = 0) -> Core:
         """A core of this hub: number ``core`` of a worker, or any free one."""
         return Core(self, worker, core)
 
@@ -35,9 +35,9 @@ class Hub(_corecast.Hub):
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

@@ -7,7 +7,7 @@ such as the Channels layer take their cores from it.
 from __future__ import annotations
 
 import os
-from typing import Callable, Optional
+from typing import Callable
 
 from .core import Core
 from .errors import Error
@@ -19,17 +19,17 @@ Attach = Callable[[], Core]
 class _Process:
     """What is known in this process; a forked child starts with what its parent knew."""
 
-    hub: Optional[Hub] = None
-    attach: Optional[Attach] = None
+    hub: Hub | None = None
+    attach: Attach | None = None
 
 
-def use_hub(hub: Hub, attach: Optional[Attach] = None) -> None:
+def use_hub(hub: Hub, attach: Attach | None = None) -> None:
     """Makes ``hub`` this process's. ``attach`` says how to get a core of it."""
     _Process.hub = hub
     _Process.attach = attach
 
 
-def current_hub() -> Optional[Hub]:
+def current_hub() -> Hub | None:
     """The hub of this process, or None."""
     return _Process.hub
 
