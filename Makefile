@@ -16,6 +16,8 @@ LIBDIR ?= $(PREFIX)/lib
 
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 STAGE := $(TARGET)/stage
+HOST := x86_64-unknown-linux-gnu
+NIGHTLY := $(if $(shell $(CARGO) +nightly --version 2>/dev/null),nightly,stable)
 export CARGO_TARGET_DIR := $(TARGET)
 
 VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version *= *"\(.*\)"/\1/p' Cargo.toml)
@@ -49,7 +51,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches check-peers check-python
+PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches check-peers check-python check-fuzz
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -129,6 +131,38 @@ check-python: tools-python ## the Python package: lints, types, its tests under 
 	$(call say,'Python: pytest')
 	cd bindings/python && $(VENV)/bin/python -m pytest -q
 
+# Crates of their own, so a target directory of their own; tests/fuzz/run.py knows the flags.
+.PHONY: check-fuzz
+check-fuzz: tools-fuzz ## fuzz the router against memory that changes under it, a minute
+	$(call say,'fuzz: a router among hostile workers')
+	$(PYTHON) tests/fuzz/run.py --target-dir $(TARGET)/fuzz --seconds 25
+
+.PHONY: fuzz
+fuzz: tools-fuzz ## the same for longer (SECONDS=600 for each target); with ASan if there is a nightly
+	$(PYTHON) tests/fuzz/run.py --target-dir $(TARGET)/fuzz-$(NIGHTLY) --verbose \
+	    --seconds $(or $(SECONDS),600) $(if $(filter nightly,$(NIGHTLY)),--address)
+
+.PHONY: soak
+soak: tools-build ## churn for a chosen time (SECONDS=600), with progress
+	CORECAST_SOAK=$(or $(SECONDS),600) $(CARGO) test --release -p corecast --test soak -- --nocapture
+
+# The sanitizers need a nightly toolchain. One test at a time: the test harness comes without
+# instrumentation, and its own threads would look like races.
+.PHONY: sanitize
+sanitize: tools-build ## threaded tests under AddressSanitizer and ThreadSanitizer
+ifeq ($(NIGHTLY),nightly)
+	$(call say,'sanitizers: AddressSanitizer')
+	CARGO_TARGET_DIR=$(TARGET)/address RUSTFLAGS='-Zsanitizer=address' ASAN_OPTIONS=detect_leaks=0 \
+	    $(CARGO) +nightly test --target $(HOST) -p corecast --no-default-features --lib --test api --test overflow -- --test-threads=1
+	$(call say,'sanitizers: ThreadSanitizer')
+	CARGO_TARGET_DIR=$(TARGET)/thread \
+	    RUSTFLAGS='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer' \
+	    TSAN_OPTIONS=halt_on_error=1 \
+	    $(CARGO) +nightly test --target $(HOST) -p corecast --no-default-features --lib --test api --test overflow -- --test-threads=1
+else
+	$(call say,'sanitizers: skipped. There is no nightly toolchain')
+endif
+
 # ------------------------------------------------------------ bench, header
 
 .PHONY: bench
@@ -199,7 +233,7 @@ tools-python: tools-lints
 	    $(VENV)/bin/pip install --quiet -r bindings/python/tests/requirements.txt && \
 	    cp bindings/python/tests/requirements.txt $(VENV)/installed; }
 
-.PHONY: tools-build tools-lints tools-c tools-nextest tools-peers
+.PHONY: tools-build tools-lints tools-c tools-nextest tools-peers tools-fuzz
 tools-build:
 	@command -v $(CARGO) >/dev/null || { \
 	    echo 'missing: $(CARGO). Install a Rust toolchain first (rustup.rs)' >&2; exit 1; }
@@ -246,6 +280,9 @@ tools-peers: tools-build
 	    echo "missing:$$missing. Install them and try again; on Debian or Ubuntu:" >&2; \
 	    echo "    sudo apt-get install $$packages" >&2; exit 1; \
 	fi
+
+tools-fuzz: tools-build
+	$(call need,g++ $(PYTHON),g++ python3)
 
 tools-nextest: tools-build
 	@command -v cargo-nextest >/dev/null || { \

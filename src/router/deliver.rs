@@ -169,6 +169,7 @@ impl Router {
             }
             lane.checked_at = self.removals;
         }
+        let record = super::sabotage::checked(record);
         let header = record.header.routed(id.index, slot as u32);
         Ok(self.deliver(header, record.payload))
     }

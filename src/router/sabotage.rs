@@ -2,6 +2,7 @@
 //! show that they would notice. In debug builds only; a release build has none of it.
 
 use super::Router;
+use crate::lane::LaneRecord;
 
 /// What to spoil. Nothing by default.
 #[cfg(debug_assertions)]
@@ -71,4 +72,18 @@ impl Router {
 
     #[inline]
     pub(super) fn between_tails(&mut self) {}
+}
+
+/// The record whose header has been checked; for the fuzzer's own control, one whose header is
+/// fetched once more after the check.
+#[inline(always)]
+pub(super) fn checked(record: LaneRecord) -> LaneRecord {
+    #[cfg(corecast_fuzz)]
+    if crate::rig::fetches_twice() {
+        let at = record.payload.wrapping_sub(crate::record::HEADER);
+        // SAFETY: the record lies in its lane; that its header may have changed is the point.
+        let header = unsafe { crate::record::Header::read(at) };
+        return LaneRecord { header, ..record };
+    }
+    record
 }

@@ -6,6 +6,9 @@
 //! that the hostile can write, it says what is there now (`adversary`). So no two loads of one
 //! place need agree, and whatever is fetched twice can be caught between check and use.
 //!
+//! The control: with `CORECAST_PLANT` in the environment the router reads a header once more after
+//! it has checked it, and the targets must find that.
+//!
 //! What must hold, whatever the input is:
 //! * no panic (debug assertions and overflow checks are on), no endless loop (loads are counted);
 //! * no read that leaves the part it began in; the parts of the slots beside the hostile's are
@@ -19,6 +22,8 @@ mod seeds;
 
 pub use seeds::write_seeds;
 
+use std::sync::OnceLock;
+
 use crate::sync::set_hook;
 use play::Play;
 
@@ -29,6 +34,12 @@ pub enum Reach {
     Own,
     /// Whatever any worker writes: all lanes, all words, tickets, doorbell.
     All,
+}
+
+/// True in the control run, in which the router fetches a header twice: `CORECAST_PLANT` is set.
+pub fn fetches_twice() -> bool {
+    static PLANTED: OnceLock<bool> = OnceLock::new();
+    *PLANTED.get_or_init(|| std::env::var_os("CORECAST_PLANT").is_some())
 }
 
 /// Plays one input. Panics, faults or hangs if the router can be harmed.
