@@ -236,6 +236,14 @@ int cc_peek(struct cc_core *core) {
     return result;
 }
 
+int cc_look(struct cc_core *core) {
+    drop_held(core);
+    int result = channel_recv_timeout(core->handle, 1, &core->message);
+    core->armed = result == 0;
+    core->held = result == 1;
+    return result;
+}
+
 static int copy_held(struct cc_core *core) {
     channel_message_t *m = &core->message;
     char *copy = malloc(m->name_len + m->body_len);

@@ -228,7 +228,7 @@ static PyMethodDef functions[] = {
      "channel_fd(): readable when there is a message after channel_recv() gave None."},
     {"channel_lost", lost, METH_NOARGS,
      "channel_lost(): messages lost to this request because its queue was full."},
-    {"channel_stats", statistics, METH_NOARGS, "channel_stats(): counters of all channels, a dict."},
+    {"channel_stats", statistics, METH_NOARGS, "channel_stats(): counters of all channels."},
     {NULL, NULL, 0, NULL},
 };
 

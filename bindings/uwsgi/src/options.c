@@ -79,7 +79,7 @@ struct uwsgi_option cc_option_table[] = {
     {"channels-no-isolation", no_argument, 0,
      "let all workers write all of the channels' memory (default: each only its own part)", flag,
      &cc_options.no_isolation, 0},
-    NUMBER("channels-spin", "microseconds that the master polls before it sleeps (default 0)", spin),
+    NUMBER("channels-spin", "microseconds the master polls before it sleeps (default 0)", spin),
     NUMBER("channels-answer-timeout",
            "milliseconds that channel_join waits for the master (default 5000)", answer_timeout),
     NUMBER("channels-cores",

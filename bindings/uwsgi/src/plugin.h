@@ -87,6 +87,10 @@ int cc_receive(struct cc_core *core);
 /* Like it, but the next cc_receive takes the same message. */
 int cc_peek(struct cc_core *core);
 
+/* Like cc_peek, when nothing has come for long: waits a millisecond and asks the kernel whether
+ * the master lives, so that who waits for ever learns that it does not. */
+int cc_look(struct cc_core *core);
+
 /* Before channel_leave, or with NULL channel_leave_all: they take back what was received.
  * 0, or CHANNEL_E_MEMORY. */
 int cc_leaving(struct cc_core *core, const char *name);

@@ -15,32 +15,44 @@ int64_t cc_now(void) {
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+/* The clock is cut to milliseconds: one more, so that no wait is shorter than was asked. */
 int64_t cc_deadline(int64_t timeout_ms) {
-    int64_t now = cc_now();
+    int64_t now = cc_now() + (timeout_ms > 0);
     return timeout_ms > CC_FOREVER - now ? CC_FOREVER : now + timeout_ms;
 }
 
-/* What is left until a deadline, at most an hour: who waits longer looks again. */
-static int left(int64_t deadline) {
+/* What is left until a deadline, at most so much: who waits longer looks again. */
+static int left(int64_t deadline, int most) {
     int64_t ms = deadline - cc_now();
     if (ms < 0) return 0;
-    return ms > 3600 * 1000 ? 3600 * 1000 : (int)ms;
+    return ms > most ? most : (int)ms;
 }
 
 /* ------------------------------------------------------- processes and threads */
 
+/* So often a thread that waits asks whether there is still a master. */
+enum { LOOK_MS = 1000, HOUR_MS = 3600 * 1000 };
+
 static int poll_once(struct pollfd *fds, nfds_t count, int64_t deadline) {
     int result, error;
     Py_BEGIN_ALLOW_THREADS
-    result = poll(fds, count, left(deadline));
+    result = poll(fds, count, left(deadline, LOOK_MS));
     error = errno;
     Py_END_ALLOW_THREADS
     errno = error;
     return result;
 }
 
-static int wait_in_thread(int channel, int fd, int64_t deadline) {
-    struct pollfd fds[] = {{channel, POLLIN, 0}, {fd, POLLIN, 0}};
+static int look(struct cc_core *core) {
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = cc_look(core);
+    Py_END_ALLOW_THREADS
+    return result;
+}
+
+static int wait_in_thread(struct cc_core *core, int fd, int64_t deadline) {
+    struct pollfd fds[] = {{channel_fd(core->handle), POLLIN, 0}, {fd, POLLIN, 0}};
     for (;;) {
         int ready = poll_once(fds, fd < 0 ? 1 : 2, deadline);
         if (ready > 0) return 1;
@@ -49,6 +61,8 @@ static int wait_in_thread(int channel, int fd, int64_t deadline) {
             return -1;
         }
         if (cc_now() >= deadline) return 0;
+        int found = look(core);
+        if (found != 0) return found;
     }
 }
 
@@ -77,7 +91,7 @@ static int wait_in_gevent(int channel, int fd, int64_t deadline) {
     PyObject *poller = gevent_poller(channel, fd);
     Py_ssize_t ready = poller ? 0 : -1;
     while (ready == 0) {
-        PyObject *events = PyObject_CallMethod(poller, "poll", "i", left(deadline));
+        PyObject *events = PyObject_CallMethod(poller, "poll", "i", left(deadline, HOUR_MS));
         ready = events ? PyObject_Size(events) : -1;
         Py_XDECREF(events);
         if (ready == 0 && cc_now() >= deadline) break;
@@ -106,7 +120,7 @@ static int suspend(int channel, int fd, int seconds) {
 
 static int wait_suspended(int channel, int fd, int64_t deadline) {
     for (;;) {
-        int ready = suspend(channel, fd, (left(deadline) + 999) / 1000);
+        int ready = suspend(channel, fd, (left(deadline, HOUR_MS) + 999) / 1000);
         if (ready > 0) return 1;
         if (ready < 0) {
             if (!PyErr_Occurred()) PyErr_SetString(PyExc_OSError, "uWSGI cannot wait for this");
@@ -120,9 +134,9 @@ static int wait_suspended(int channel, int fd, int64_t deadline) {
 
 static bool may_block(void) { return !cc_in_loop() || (!is_gevent() && !cc_in_request()); }
 
-static int wait_for(int channel, int fd, int64_t deadline) {
-    if (may_block()) return wait_in_thread(channel, fd, deadline);
-    if (cc_now() >= deadline) return wait_in_thread(channel, fd, deadline);
+static int wait_for(struct cc_core *core, int fd, int64_t deadline) {
+    int channel = channel_fd(core->handle);
+    if (may_block() || cc_now() >= deadline) return wait_in_thread(core, fd, deadline);
     return is_gevent() ? wait_in_gevent(channel, fd, deadline)
                        : wait_suspended(channel, fd, deadline);
 }
@@ -133,5 +147,5 @@ int cc_wait(struct cc_core *core, int fd, int64_t timeout_ms) {
         int found = cc_peek(core);
         if (found != 0) return found > 0 ? 1 : found;
     }
-    return wait_for(channel_fd(core->handle), fd, deadline);
+    return wait_for(core, fd, deadline);
 }

@@ -7,12 +7,13 @@ uWSGI, for the next time. Words after the options: only tests with one of them i
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from server import Flavour
+from server import Flavour, end_all
 from suite import Suite
 
 import test_apps  # noqa: F401
@@ -80,6 +81,8 @@ def main():
     build, prefix = args.build.resolve(), args.prefix.resolve()
     build.mkdir(parents=True, exist_ok=True)
     os.environ["PKG_CONFIG_PATH"] = str(prefix / "lib" / "pkgconfig")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_all)
     suites = {name: Suite(args.only) for name in ("debian", "pypi")}
     made = [make(build) for make in (debian, pypi)]
     for (flavour, python), (other, _) in zip(made, reversed(made), strict=True):

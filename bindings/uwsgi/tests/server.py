@@ -21,6 +21,19 @@ atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 WATCHDOG = 60  # seconds: what takes longer hangs
 
 
+RUNNING = set()  # process groups of the servers
+
+
+def end_all(number, frame):
+    """Whoever ends the tests ends the servers too."""
+    for group in RUNNING:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    os._exit(1)
+
+
 class Flavour:
     """One uWSGI: how it is called, and where the plugin that was built for it is."""
 
@@ -82,7 +95,8 @@ class Server:
         self.plugins, self.plugin = plugins, plugin or flavour.plugin
         self.options = {
             "http-socket": self.socket, "master": True, "processes": 2, "wsgi-file": app,
-            "need-app": True, "disable-logging": True, "worker-reload-mercy": 5, "socket-timeout": 30, **of_mode,
+            "need-app": True, "disable-logging": True, "worker-reload-mercy": 5,
+            "socket-timeout": 30, **of_mode,
             "master-fifo": self.folder / "fifo",
             **{name.replace("_", "-"): value for name, value in options.items()}}
         self.flavour, self.mode = flavour, mode
@@ -106,6 +120,7 @@ class Server:
         self.log = open(self.folder / "log", "w+")
         self.process = subprocess.Popen(self.command(), stdout=self.log, stderr=self.log,
                                         cwd=self.folder, start_new_session=True)
+        RUNNING.add(self.process.pid)
         try:
             until(self.answers, "the server answers")
         except BaseException:
@@ -121,6 +136,7 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+        RUNNING.discard(self.process.pid)
         self.process.wait()
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)

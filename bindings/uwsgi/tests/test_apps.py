@@ -95,7 +95,8 @@ def stats(server):
     return server.run("result = uwsgi.channel_stats()", "/one/x")
 
 
-@test(("processes", "threads", "gevent"), enable_threads=True, mule=[str(script("mule.py", MULE))] * 2)
+@test(("processes", "threads", "gevent"), enable_threads=True,
+      mule=[str(script("mule.py", MULE))] * 2)
 def mules_send_and_receive(server):
     until(lambda: server.stats()["subscriptions"] == 4, "both threads of both mules have joined")
     ask = """

@@ -164,7 +164,7 @@ def a_worker_that_crashes_leaves_nothing_behind(server):
 # Where a worker serves one request at a time: the end of any other would call harakiri off.
 @test(("processes",), processes=4)
 def a_worker_that_harakiri_kills_leaves_nothing_behind(server):
-    return one_worker_ends(server, lambda pid: None, "uwsgi.set_user_harakiri(1)")
+    return one_worker_ends(server, lambda pid: None, "uwsgi.set_user_harakiri(3)")
 
 
 @test(("processes", "threads"), processes=4)
@@ -174,10 +174,31 @@ def a_worker_that_is_terminated_leaves_nothing_behind(server):
 
 @test(("processes", "threads", "gevent"), processes=4)
 def a_worker_that_is_reloaded_leaves_nothing_behind(server):
+    # A worker of 2.0.21 may wait for its threads for ever, when none but it knows of the reload.
+    if server.mode == "threads" and server.flavour.version.startswith("2.0.21"):
+        return "left out"
+
     def reload(pid):
         os.kill(pid, signal.SIGHUP)
         (server.folder / "stop").touch()
     return one_worker_ends(server, reload, by_itself=True)
+
+
+@test(("processes",), processes=3)
+def a_master_that_is_killed_is_an_exception_for_who_still_sends_or_waits(server):
+    """uWSGI's workers end soon after their master, but not before their request."""
+    waits = "uwsgi.channel_join('a'); result = uwsgi.channel_recv(None)"
+    sends = """
+uwsgi.channel_join("a")
+while True: uwsgi.channel_send("b", b"x" * 1000, timeout=1)
+"""
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(server.post, code) for code in (waits, sends)]
+        until(lambda: server.stats()["subscriptions"] == 2, "both have joined")
+        server.process.kill()
+        for answer in answers:
+            status, body = answer.result()
+            assert status == 500 and "uwsgi.ChannelMasterGone: " in body, body
 
 
 @test(("processes", "threads", "gevent"), worker_reload_mercy=1)

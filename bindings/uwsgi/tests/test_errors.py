@@ -26,8 +26,8 @@ result = [attempt(uwsgi.channel_join, 5), attempt(uwsgi.channel_send, None, b"x"
           attempt(uwsgi.channel_send, "a", 5), attempt(uwsgi.channel_recv, "soon"),
           attempt(uwsgi.channel_send, "a"), attempt(uwsgi.channel_wait, "x")]
 """)
-    expected = ["str or bytes, not int", "str or bytes, not NoneType", "bytes-like object or a str, "
-                "not int", "real number, not str", "argument", "fileno() method"]
+    expected = ["str or bytes, not int", "str or bytes, not NoneType", "a bytes-like object or a "
+                "str, not int", "real number, not str", "argument", "fileno() method"]
     for (bases, text, _), part in zip(got, expected, strict=True):
         assert bases[0] == "TypeError" and part in text, (bases, text)
 
