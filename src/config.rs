@@ -123,6 +123,14 @@ pub struct Requirements {
     pub fds: u32,
 }
 
+/// See [`Config::to_words`].
+pub(crate) const CONFIG_WORDS: usize = 14;
+
+/// 584 years are for ever.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Config {
     /// How many bytes and file descriptors this configuration takes.
     ///
@@ -141,6 +149,66 @@ impl Config {
             bytes: layout.total as u64,
             fds: 2 * self.slots() + memfds + 3,
         })
+    }
+
+    /// The configuration as words, for the region's header.
+    pub(crate) fn to_words(&self) -> [u64; CONFIG_WORDS] {
+        let choices = [
+            match self.overflow {
+                Overflow::DropNewest => 0,
+                Overflow::DropOldest => 1,
+                Overflow::Block => 2,
+            },
+            match self.timestamps {
+                Timestamps::Off => 0,
+                Timestamps::Batch => 1,
+                Timestamps::Message => 2,
+            },
+            match self.order {
+                Order::Total => 0,
+                Order::PerSender => 1,
+            },
+        ];
+        [
+            self.workers.into(),
+            self.cores.into(),
+            self.extra.into(),
+            self.channels.into(),
+            self.lane_bytes as u64,
+            self.queue_bytes as u64,
+            self.max_message as u64,
+            choices[0],
+            choices[1],
+            choices[2],
+            self.populate.into(),
+            self.isolation.into(),
+            nanos(self.spin),
+            nanos(self.answer_timeout),
+        ]
+    }
+
+    /// The inverse of [`Self::to_words`]; None if they cannot be a configuration.
+    pub(crate) fn from_words(words: &[u64; CONFIG_WORDS]) -> Option<Self> {
+        let narrow = |i: usize| u32::try_from(words[i]).ok();
+        let size = |i: usize| usize::try_from(words[i]).ok();
+        let config = Self {
+            workers: narrow(0)?,
+            cores: narrow(1)?,
+            extra: narrow(2)?,
+            channels: narrow(3)?,
+            lane_bytes: size(4)?,
+            queue_bytes: size(5)?,
+            max_message: size(6)?,
+            overflow: *[Overflow::DropNewest, Overflow::DropOldest, Overflow::Block]
+                .get(size(7)?)?,
+            timestamps: *[Timestamps::Off, Timestamps::Batch, Timestamps::Message].get(size(8)?)?,
+            order: *[Order::Total, Order::PerSender].get(size(9)?)?,
+            populate: words[10] == 1,
+            isolation: words[11] == 1,
+            spin: Duration::from_nanos(words[12]),
+            answer_timeout: Duration::from_nanos(words[13]),
+        };
+        config.check().is_ok().then_some(config)
     }
 
     /// All slots: workers × cores and the extra ones.
@@ -214,6 +282,22 @@ mod tests {
         assert!(check(|c| c.channels = 1_000_001).contains("channels is 1000001; at most 1000000"));
         assert!(check(|c| c.queue_bytes = 100).contains("at least 4096"));
         assert!(check(|c| c.max_message = usize::MAX).contains("max_message"));
+    }
+
+    #[test]
+    fn a_configuration_survives_the_region() {
+        let config = Config {
+            workers: 7,
+            overflow: Overflow::Block,
+            order: Order::PerSender,
+            isolation: false,
+            spin: Duration::from_micros(3),
+            ..Config::default()
+        };
+        let mut words = config.to_words();
+        assert_eq!(Config::from_words(&words), Some(config));
+        words[7] = 3;
+        assert_eq!(Config::from_words(&words), None);
     }
 
     #[test]

@@ -279,6 +279,52 @@ pub enum CreateError {
     },
 }
 
+/// Why a hub was not taken over from the program before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum AdoptError {
+    /// The text is not what [`crate::Hub::handoff`] gives.
+    #[error("this is not the handoff of a hub")]
+    Malformed,
+    /// A descriptor is not open, or not what it should be.
+    #[error("descriptor {fd} is not what the handoff says it is; was it kept open across exec?")]
+    Descriptor {
+        /// The descriptor.
+        fd: i32,
+    },
+    /// The region was made by another version of corecast.
+    #[error("the region has version {found}; this library has {expected}")]
+    Version {
+        /// In the region.
+        found: u64,
+        /// In this library.
+        expected: u64,
+    },
+    /// The region does not fit its own description.
+    #[error("the region is damaged: its sizes do not fit its configuration")]
+    Damaged,
+    /// This process has given up parts of the hub: it attached as a worker.
+    #[error("this process has closed descriptors of the hub; hand it on from the master's process")]
+    WrongProcess,
+    /// A system call failed.
+    #[error("{call} failed: {}", std::io::Error::from_raw_os_error(*errno))]
+    Os {
+        /// The call.
+        call: &'static str,
+        /// Its errno.
+        errno: i32,
+    },
+}
+
+impl From<crate::region::OsError> for AdoptError {
+    fn from(e: crate::region::OsError) -> Self {
+        Self::Os {
+            call: e.call,
+            errno: e.errno,
+        }
+    }
+}
+
 /// Why the master cannot run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -25,6 +25,11 @@ impl FdTable {
         }
     }
 
+    /// All descriptors; None if this process has closed one.
+    pub fn all(&self) -> Option<Vec<RawFd>> {
+        (0..self.0.len()).map(|index| self.get(index)).collect()
+    }
+
     /// Closes all but those that `keep` names.
     pub fn close_except(&self, keep: impl Fn(usize) -> bool) {
         for (index, fd) in self.0.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! The hub: made before fork, inherited by every worker.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +9,16 @@ use parking_lot::Mutex;
 use crate::config::{Config, Order, Overflow, Timestamps};
 use crate::core::{Core, Sender};
 use crate::directory::check_name;
-use crate::error::{AttachError, CreateError, MasterError};
+use crate::error::{AdoptError, AttachError, CreateError, MasterError};
 use crate::fds::FdTable;
+use crate::handoff::Handoff;
 use crate::layout::Layout;
 use crate::master::{Master, MasterThread};
 use crate::notify;
 use crate::process::ProcessMark;
 use crate::region::{OsError, address_space, available_fds, available_memory};
 use crate::router::{Router, realtime_nanos};
-use crate::shared::MasterState;
+use crate::shared::{Holder, MasterState};
 use crate::stats::Stats;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::View;
@@ -37,6 +38,8 @@ pub(crate) struct Inner {
     pub router: Mutex<Option<Box<Router>>>,
     /// Workers reported dead by the host, one bit each.
     pub hints: Box<[AtomicU64]>,
+    /// Slots that the program held which ran in this process before: their cores are gone.
+    pub left_behind: Vec<(usize, Holder)>,
 }
 
 impl Inner {
@@ -95,24 +98,74 @@ impl Hub {
     pub fn create(config: &Config) -> Result<Self, CreateError> {
         let layout = Layout::new(config)?;
         check_resources(config, &layout)?;
-        let slots = layout.slots;
         let view = View::create(config, layout).map_err(|e| memory_error(e, config))?;
         let router = Box::new(Router::new(Arc::clone(&view), realtime_nanos));
+        let fds = (notify::eventfd()?, notify::core_fds(view.layout.slots)?);
+        Self::of(view, fds, Some(router), Vec::new()).map_err(CreateError::from)
+    }
+
+    fn of(
+        view: Arc<View>,
+        (router_fd, core_fds): (OwnedFd, FdTable),
+        router: Option<Box<Router>>,
+        left_behind: Vec<(usize, Holder)>,
+    ) -> Result<Self, OsError> {
         let mark = ProcessMark::create()?;
-        let workers = config.workers as usize;
+        let words = (view.config.workers as usize).div_ceil(64);
         Ok(Self {
             inner: Arc::new(Inner {
                 view,
                 creator: mark.enter(),
                 mark,
-                router_fd: notify::eventfd()?,
-                core_fds: notify::core_fds(slots)?,
-                router: Mutex::new(Some(router)),
-                hints: (0..workers.div_ceil(64))
-                    .map(|_| AtomicU64::new(0))
-                    .collect(),
+                router_fd,
+                core_fds,
+                router: Mutex::new(router),
+                hints: (0..words).map(|_| AtomicU64::new(0)).collect(),
+                left_behind,
             }),
         })
+    }
+
+    /// A line of text by which the next program in this process finds the hub ([`Hub::adopt`]): for
+    /// its arguments or environment. The descriptors of the hub stay open across exec from now on,
+    /// also in what other threads start meanwhile. Workers that are attached go on.
+    ///
+    /// # Errors
+    /// This process is a worker and has closed some of the descriptors.
+    pub fn handoff(&self) -> Result<String, AdoptError> {
+        let inner = &self.inner;
+        let router = inner.router_fd.as_raw_fd();
+        let handoff = Handoff::of(inner.view.memfds(), router, &inner.core_fds);
+        let handoff = handoff.ok_or(AdoptError::WrongProcess)?;
+        handoff.survive_exec(true)?;
+        Ok(handoff.to_string())
+    }
+
+    /// The hub that the program before exec has handed on; the text is from [`Hub::handoff`]. To be
+    /// called once: the hub owns the descriptors then. The master is started as for a new hub, and
+    /// goes on where the last one stopped or died.
+    ///
+    /// # Errors
+    /// The text, a descriptor or the region is not what it should be.
+    pub fn adopt(handoff: &str) -> Result<Self, AdoptError> {
+        let handoff = Handoff::parse(handoff)?;
+        handoff.check()?;
+        let view = View::adopt(&handoff.memfds)?;
+        if handoff.cores.len() != view.layout.slots {
+            return Err(AdoptError::Damaged);
+        }
+        handoff.survive_exec(false)?;
+        // SAFETY: checked, and handed over to this hub alone (the caller's part).
+        let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+        let fds = (
+            own(handoff.router),
+            FdTable::new(handoff.cores.iter().map(|&fd| own(fd))),
+        );
+        let pid = std::process::id();
+        let holders = (0..view.layout.slots).map(|slot| (slot, view.slot(slot).load()));
+        let left_behind = holders.filter(|(_, holder)| holder.pid() == pid && !holder.is_free());
+        let left_behind = left_behind.collect();
+        Ok(Self::of(view, fds, None, left_behind)?)
     }
 
     /// A hub with some settings changed from the default.

@@ -70,6 +70,8 @@ mod error;
 #[cfg(not(loom))]
 mod fds;
 #[cfg(not(loom))]
+mod handoff;
+#[cfg(not(loom))]
 mod hub;
 #[cfg(not(loom))]
 mod layout;
@@ -106,8 +108,8 @@ mod api {
     pub use crate::core::{Channel, Core, JoinTicket, Message, Messages, Sender};
     pub use crate::directory::{ChannelId, check_name};
     pub use crate::error::{
-        AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError, NameError,
-        RecvError, SendError,
+        AdoptError, AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError,
+        NameError, RecvError, SendError,
     };
     pub use crate::hub::{Builder, Hub};
     pub use crate::master::{Master, MasterThread};

@@ -69,6 +69,12 @@ impl Master {
             hub,
         };
         master.look_at_all();
+        let hub = Arc::clone(&master.hub);
+        for &(slot, holder) in &hub.left_behind {
+            if hub.view.slot(slot).load() == holder {
+                master.router().reap(slot);
+            }
+        }
         master.notify();
         Ok(master)
     }

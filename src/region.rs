@@ -10,9 +10,10 @@
 //! others' parts nothing but reserved addresses: a stray store there is a SIGSEGV.
 
 use std::ffi::{CString, c_void};
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, Range};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
@@ -115,6 +116,40 @@ impl Region {
         // On failure, dropping the region unmaps and closes what is there.
         (0..region.parts.len()).try_for_each(|part| region.open(part))?;
         Ok(region)
+    }
+
+    /// The region whose parts are in these memfds, which it owns from now on.
+    pub fn adopt(parts: Vec<Part>, memfds: &[RawFd]) -> Result<Self, OsError> {
+        // SAFETY: the caller hands them over: they came by exec, and nothing else here knows them.
+        let own = |&fd: &RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
+        Self::map(parts, memfds.iter().map(own).collect())
+    }
+
+    /// Bytes of a memfd.
+    pub fn size_of(memfd: RawFd) -> Result<u64, OsError> {
+        let mut stat = MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: fills a live local, or fails.
+        if unsafe { libc::fstat(memfd, stat.as_mut_ptr()) } != 0 {
+            return Err(OsError::last("fstat"));
+        }
+        // SAFETY: filled.
+        Ok(unsafe { stat.assume_init() }.st_size as u64)
+    }
+
+    /// The first words of a memfd, each read once; zero where it is shorter.
+    pub fn peek<const N: usize>(memfd: RawFd) -> Result<[u64; N], OsError> {
+        let mut words = [0; N];
+        // SAFETY: fills at most the bytes of a live local.
+        let n = unsafe { libc::pread(memfd, words.as_mut_ptr().cast(), 8 * N, 0) };
+        if n < 0 {
+            return Err(OsError::last("pread"));
+        }
+        Ok(words)
+    }
+
+    /// The memfds, by part.
+    pub fn memfds(&self) -> &FdTable {
+        &self.fds
     }
 
     /// True when each part has a memfd of its own.

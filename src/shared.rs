@@ -2,6 +2,8 @@
 //! and `queue`: header, slot words, mailboxes, directory entries.
 
 use crate::answer::Answer;
+use crate::config::{CONFIG_WORDS, Config};
+use crate::error::AdoptError;
 use crate::process::Life;
 use crate::stats::COUNTERS;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -30,6 +32,29 @@ pub(crate) struct RegionHeader {
     _pad: [u64; 9],
     /// Counters of the router, see [`crate::Stats`]. Lines of their own.
     pub counters: [AtomicU64; COUNTERS],
+    /// The configuration, see [`crate::Config`].
+    pub config: [AtomicU64; CONFIG_WORDS],
+}
+
+impl RegionHeader {
+    /// 64-bit words of it.
+    pub const WORDS: usize = size_of::<Self>() / 8;
+    /// The place of `layout_hash` among them.
+    pub const LAYOUT_HASH: usize = std::mem::offset_of!(Self, layout_hash) / 8;
+
+    /// What the words of a header say of their region: configuration and keys of the name hash.
+    pub fn describes(words: &[u64; Self::WORDS]) -> Result<(Config, (u64, u64)), AdoptError> {
+        const SEED: usize = std::mem::offset_of!(RegionHeader, seed) / 8;
+        const CONFIG: usize = std::mem::offset_of!(RegionHeader, config) / 8;
+        let found = if words[0] == MAGIC { words[1] } else { 0 };
+        if found != VERSION {
+            let expected = VERSION;
+            return Err(AdoptError::Version { found, expected });
+        }
+        let config = words[CONFIG..].first_chunk().and_then(Config::from_words);
+        let config = config.ok_or(AdoptError::Damaged)?;
+        Ok((config, (words[SEED], words[SEED + 1])))
+    }
 }
 
 /// `RegionHeader::master`: who routes. Changed by CAS only, so that there is one master.

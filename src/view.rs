@@ -1,10 +1,13 @@
 //! The region seen through its layout: typed access to every part.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::doorbell::Doorbell;
+use crate::error::AdoptError;
+use crate::fds::FdTable;
 use crate::lane::LaneWord;
 use crate::layout::{FIRST_OWNER, Layout};
 use crate::ledger::{Account, LedgerHead};
@@ -28,16 +31,44 @@ pub(crate) struct View {
     pub rows: Rows,
     pub pins: Rows,
     region: Region,
+    /// Keys of the name hash.
+    seed: (u64, u64),
 }
 
 impl View {
     /// Makes a region for this configuration and puts an empty hub into it.
     pub fn create(config: &Config, layout: Layout) -> Result<Arc<Self>, OsError> {
         let region = Region::create(parts(config, &layout), config.populate)?;
-        let seed = random_seed()?;
+        let view = Self::of(region, layout, config, random_seed()?);
+        view.stamp();
+        Ok(Arc::new(view))
+    }
+
+    /// The region in these memfds, which become its own; they are checked first.
+    pub fn adopt(memfds: &[RawFd]) -> Result<Arc<Self>, AdoptError> {
+        let sizes = memfds.iter().map(|&fd| Region::size_of(fd));
+        let sizes: Vec<u64> = sizes.collect::<Result<_, _>>()?;
+        let words = Region::peek(*memfds.first().ok_or(AdoptError::Malformed)?)?;
+        let (config, seed) = RegionHeader::describes(&words)?;
+        let layout = Layout::new(&config).map_err(|_| AdoptError::Damaged)?;
+        let parts = parts(&config, &layout);
+        let fits = parts.iter().map(|part| part.len as u64).eq(sizes);
+        if !fits || words[RegionHeader::LAYOUT_HASH] != layout.hash() {
+            return Err(AdoptError::Damaged);
+        }
+        let region = Region::adopt(parts, memfds)?;
+        Ok(Arc::new(Self::of(region, layout, &config, seed)))
+    }
+
+    /// The memfds, by part.
+    pub fn memfds(&self) -> &FdTable {
+        self.region.memfds()
+    }
+
+    fn of(region: Region, layout: Layout, config: &Config, seed: (u64, u64)) -> Self {
         // SAFETY: the layout has these parts at these offsets, all made of atomics; everything
         // that holds them also holds the view, which keeps the region.
-        let view = unsafe {
+        unsafe {
             Self {
                 header: region.words(0),
                 ledger: region.words(layout.ledger),
@@ -59,22 +90,24 @@ impl View {
                 config: config.clone(),
                 layout,
                 region,
+                seed,
             }
-        };
-        view.stamp(seed);
-        Ok(Arc::new(view))
+        }
     }
 
     /// Writes the header, the magic last.
-    fn stamp(&self, seed: (u64, u64)) {
+    fn stamp(&self) {
         let header = self.header;
         // Relaxed: published by the magic.
         header.version.store(VERSION, Ordering::Relaxed);
         header
             .layout_hash
             .store(self.layout.hash(), Ordering::Relaxed);
-        header.seed[0].store(seed.0, Ordering::Relaxed);
-        header.seed[1].store(seed.1, Ordering::Relaxed);
+        header.seed[0].store(self.seed.0, Ordering::Relaxed);
+        header.seed[1].store(self.seed.1, Ordering::Relaxed);
+        for (word, value) in header.config.iter().zip(self.config.to_words()) {
+            word.store(value, Ordering::Relaxed);
+        }
         for slot in 0..self.layout.slots {
             self.lane_word(slot).reset(0);
         }

@@ -390,3 +390,24 @@ fn a_master_killed_anywhere_in_a_reaping_leaves_it_to_its_successor() {
         },
     );
 }
+
+#[test]
+fn a_handoff_finds_the_hub_and_what_is_not_one_is_refused() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(LONG);
+    let mut stage = Stage::new();
+    stage.send();
+    stage.master = None;
+    let text = stage.hub.handoff().expect("all descriptors are open");
+    // In a child its numbers mean the same, as after an exec.
+    fork(|| {
+        let cut = &text[..text.len() - 1];
+        assert!(Hub::adopt(cut).is_err() && Hub::adopt("").is_err());
+        let heir = Hub::adopt(&text).expect("a hub");
+        assert_eq!(heir.config(), stage.hub.config());
+        now(&mut heir.master().expect("a master"));
+        std::mem::forget(heir); // its descriptors are those of the stage's copy of the hub
+    })
+    .join();
+    stage.take_over();
+}

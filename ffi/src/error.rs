@@ -4,8 +4,8 @@ use std::ffi::c_int;
 use std::fmt;
 
 use corecast::{
-    AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError, NameError,
-    RecvError, SendError,
+    AdoptError, AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError,
+    NameError, RecvError, SendError,
 };
 
 /// What a negative return value means. The numbers are stable: none is ever
@@ -88,11 +88,13 @@ pub enum ChannelE {
     Fds = -55,
     /// The region was made by another version of corecast.
     Version = -56,
+    /// The text is not the handoff of a hub, or what it names is not there.
+    Handoff = -57,
 }
 
 impl ChannelE {
     /// Every code, in the order of the header. A test keeps it complete.
-    pub(crate) const ALL: [ChannelE; 35] = {
+    pub(crate) const ALL: [ChannelE; 36] = {
         use ChannelE::*;
         [
             Null,
@@ -130,6 +132,7 @@ impl ChannelE {
             Memory,
             Fds,
             Version,
+            Handoff,
         ]
     };
 
@@ -176,6 +179,7 @@ impl ChannelE {
             Self::Memory => c"not enough memory",
             Self::Fds => c"not enough file descriptors",
             Self::Version => c"the region has another version",
+            Self::Handoff => c"not the handoff of a hub",
         }
     }
 }
@@ -209,6 +213,7 @@ pub(crate) enum Failure {
     Config(ConfigError),
     Create(CreateError),
     Master(MasterError),
+    Adopt(AdoptError),
 }
 
 impl fmt::Display for Failure {
@@ -231,6 +236,7 @@ impl fmt::Display for Failure {
             Self::Config(e) => e.fmt(f),
             Self::Create(e) => e.fmt(f),
             Self::Master(e) => e.fmt(f),
+            Self::Adopt(e) => e.fmt(f),
         }
     }
 }
@@ -251,6 +257,7 @@ impl Failure {
             Self::Config(e) => of_config(e),
             Self::Create(e) => of_create(e),
             Self::Master(e) => of_master(e),
+            Self::Adopt(e) => of_adopt(e),
         }
     }
 }
@@ -359,6 +366,18 @@ fn of_master(e: &MasterError) -> ChannelE {
     }
 }
 
+fn of_adopt(e: &AdoptError) -> ChannelE {
+    match e {
+        AdoptError::Malformed | AdoptError::Descriptor { .. } | AdoptError::Damaged => {
+            ChannelE::Handoff
+        }
+        AdoptError::Version { .. } => ChannelE::Version,
+        AdoptError::WrongProcess => ChannelE::WrongProcess,
+        AdoptError::Os { .. } => ChannelE::Os,
+        _ => ChannelE::Other,
+    }
+}
+
 /// `?` on the crate's errors inside an export.
 macro_rules! into_failure {
     ($($variant:ident($error:ty)),* $(,)?) => {$(
@@ -372,7 +391,7 @@ macro_rules! into_failure {
 
 into_failure! {
     Code(ChannelE), Send(SendError), Join(JoinError), Leave(LeaveError), Recv(RecvError),
-    Attach(AttachError), Config(ConfigError), Create(CreateError), Master(MasterError),
+    Adopt(AdoptError), Attach(AttachError), Config(ConfigError), Create(CreateError), Master(MasterError),
 }
 
 #[cfg(test)]

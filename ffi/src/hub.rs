@@ -7,14 +7,14 @@
 #![allow(clippy::disallowed_types)]
 
 use std::cell::UnsafeCell;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 use std::mem::{self, ManuallyDrop};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use corecast::{Hub, Master, MasterThread};
+use corecast::{Hub, Master, MasterError, MasterThread};
 
 use crate::config::{self, ChannelConfig};
 use crate::error::{ChannelE, Failure};
@@ -58,26 +58,41 @@ enum Holder {
 impl Role {
     /// The role as it is in this process, taken for the host if nobody has it.
     fn host(&mut self, hub: &Hub) -> Result<&mut Master, Failure> {
-        if matches!(self.master, Holder::Nobody) {
-            let mut master = hub.master()?;
+        if self.is_vacant() {
+            let mut master = hub.master().map_err(|e| self.refusal(e))?;
             // The descriptor tells of work from the end of the first poll on.
             master.poll(Some(Duration::ZERO))?;
             self.set(Holder::Host(master));
         }
         match &mut self.master {
             Holder::Host(master) => Ok(master),
-            _ if self.pid != std::process::id() => Err(ChannelE::WrongProcess.into()),
             _ => Err(ChannelE::MasterRunning.into()),
         }
     }
 
     /// Gives the role a thread.
     fn start(&mut self, hub: &Hub) -> Result<(), Failure> {
-        match self.master {
-            Holder::Nobody => self.set(Holder::Thread(hub.start()?)),
-            _ => return Err(ChannelE::MasterRunning.into()),
+        if !self.is_vacant() {
+            return Err(ChannelE::MasterRunning.into());
         }
+        self.set(Holder::Thread(hub.start().map_err(|e| self.refusal(e))?));
         Ok(())
+    }
+
+    /// True when nobody in this process has the role; a parent's is not this process's.
+    fn is_vacant(&self) -> bool {
+        matches!(self.master, Holder::Nobody) || self.pid != std::process::id()
+    }
+
+    /// Why there cannot be a master here: a child is told that its copy of the role is of no use
+    /// while its parent has it.
+    fn refusal(&self, e: MasterError) -> Failure {
+        match (e, &self.master) {
+            (MasterError::AlreadyRunning { .. }, Holder::Host(_) | Holder::Thread(_)) => {
+                ChannelE::WrongProcess.into()
+            }
+            _ => e.into(),
+        }
     }
 
     fn set(&mut self, master: Holder) {
@@ -218,6 +233,72 @@ pub unsafe extern "C" fn channel_hub_create(
             return Err(Failure::Null("out"));
         }
         let hub = ChannelHub::new(Hub::create(&config)?);
+        // SAFETY: not NULL, and the caller's to write.
+        unsafe { out.write(hub) };
+        Ok(0)
+    })
+}
+
+/// Writes a line of text by which the next program in this process finds the hub
+/// (channel_hub_adopt), for its arguments or environment: to `text`, which has room
+/// for `room` bytes, with a NUL. Returns its length without the NUL. From then on
+/// the hub's descriptors stay open across exec, whoever calls it in this process.
+/// Workers that are attached go on; the master's role ends with the program.
+///
+/// Any thread, in the process that made or adopted the hub. Does not block. Not
+/// signal-safe. Errors: CHANNEL_E_NULL, CHANNEL_E_TOO_LARGE (`room` is not enough;
+/// 256 bytes are for most hubs, 32 for each slot for all), CHANNEL_E_WRONG_PROCESS,
+/// CHANNEL_E_OS, and those of a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn channel_hub_handoff(
+    hub: *mut ChannelHub,
+    text: *mut c_char,
+    room: usize,
+) -> c_int {
+    let write = |hub: &Hub| {
+        if text.is_null() {
+            return Err(Failure::Null("text"));
+        }
+        let line = hub.handoff()?;
+        if line.len() >= room {
+            return Err(ChannelE::TooLarge.into());
+        }
+        // SAFETY: not NULL, and `room` bytes are the caller's to write: the line and a NUL fit.
+        unsafe {
+            text.cast::<u8>()
+                .copy_from_nonoverlapping(line.as_ptr(), line.len());
+            text.add(line.len()).write(0);
+        }
+        Ok(count(line.len()))
+    };
+    // SAFETY: the caller passes NULL or a hub.
+    unsafe { with_hub(hub, write) }
+}
+
+/// Takes over the hub that the program before exec has handed on; `handoff` is the
+/// text of channel_hub_handoff. The text is checked, and so is what it names. The
+/// master is started as for a new hub, and goes on where the last one stopped or
+/// died: nothing is lost, repeated or reordered.
+///
+/// Once for each handoff, any thread. Does not block. Not signal-safe. `*out` is
+/// written only on success; the caller frees it with channel_hub_destroy. Errors:
+/// CHANNEL_E_NULL, CHANNEL_E_HANDOFF, CHANNEL_E_VERSION, CHANNEL_E_OS.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn channel_hub_adopt(
+    handoff: *const c_char,
+    out: *mut *mut ChannelHub,
+) -> c_int {
+    guard(|| {
+        if handoff.is_null() {
+            return Err(Failure::Null("handoff"));
+        }
+        if out.is_null() {
+            return Err(Failure::Null("out"));
+        }
+        // SAFETY: not NULL: a string that ends with NUL (contract).
+        let text = unsafe { CStr::from_ptr(handoff) };
+        let text = text.to_str().map_err(|_| ChannelE::Handoff)?;
+        let hub = ChannelHub::new(Hub::adopt(text)?);
         // SAFETY: not NULL, and the caller's to write.
         unsafe { out.write(hub) };
         Ok(0)
