@@ -175,6 +175,10 @@ typedef enum {
      * The region was made by another version of corecast.
      */
     CHANNEL_E_VERSION = -56,
+    /**
+     * The text is not the handoff of a hub, or what it names is not there.
+     */
+    CHANNEL_E_HANDOFF = -57,
 } channel_e;
 
 /**
@@ -308,9 +312,11 @@ typedef struct {
      */
     uint32_t isolation;
     /**
-     * 0.
+     * 0: calls fail with CHANNEL_E_MASTER_GONE when the master has stopped or died.
+     * 1: they go on as if it were slow, for a successor will come: a send fills the
+     * lane until it is full, waiting calls wait as long as they were told.
      */
-    uint32_t reserved;
+    uint32_t await_successor;
 } channel_config_t;
 
 /**
@@ -598,6 +604,32 @@ int channel_close(channel_core_t *core, channel_id_t id);
  * CHANNEL_E_CONFIG_..., CHANNEL_E_MEMORY, CHANNEL_E_FDS, CHANNEL_E_OS.
  */
 int channel_hub_create(const channel_config_t *config, channel_hub_t **out);
+
+/**
+ * Writes a line of text by which the next program in this process finds the hub
+ * (channel_hub_adopt), for its arguments or environment: to `text`, which has room
+ * for `room` bytes, with a NUL. Returns its length without the NUL. From then on
+ * the hub's descriptors stay open across exec, whoever calls it in this process.
+ * Workers that are attached go on; the master's role ends with the program.
+ *
+ * Any thread, in the process that made or adopted the hub. Does not block. Not
+ * signal-safe. Errors: CHANNEL_E_NULL, CHANNEL_E_TOO_LARGE (`room` is not enough;
+ * 256 bytes are for most hubs, 32 for each slot for all), CHANNEL_E_WRONG_PROCESS,
+ * CHANNEL_E_OS, and those of a handle.
+ */
+int channel_hub_handoff(channel_hub_t *hub, char *text, size_t room);
+
+/**
+ * Takes over the hub that the program before exec has handed on; `handoff` is the
+ * text of channel_hub_handoff. The text is checked, and so is what it names. The
+ * master is started as for a new hub, and goes on where the last one stopped or
+ * died: nothing is lost, repeated or reordered.
+ *
+ * Once for each handoff, any thread. Does not block. Not signal-safe. `*out` is
+ * written only on success; the caller frees it with channel_hub_destroy. Errors:
+ * CHANNEL_E_NULL, CHANNEL_E_HANDOFF, CHANNEL_E_VERSION, CHANNEL_E_OS.
+ */
+int channel_hub_adopt(const char *handoff, channel_hub_t **out);
 
 /**
  * Starts the master in a thread of its own, in the process that calls. It ends

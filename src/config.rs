@@ -86,6 +86,11 @@ pub struct Config {
     /// sending or receiving. Default true. False: one memory that all write, where a stray store
     /// of one worker can harm all.
     pub isolation: bool,
+    /// What calls do when the master has stopped or died. False, the default: they fail with
+    /// `MasterGone`. True, for servers that reload: they go on as if it were slow, for a successor
+    /// will come ([`crate::Hub::master`], [`crate::Hub::adopt`]): sending fills the lane until it is
+    /// full, waiting calls wait as long as they were told.
+    pub await_successor: bool,
     /// How long the master's own thread looks for news before it sleeps. Default 0; it helps
     /// only where CPUs are idle.
     pub spin: Duration,
@@ -108,6 +113,7 @@ impl Default for Config {
             order: Order::default(),
             populate: false,
             isolation: true,
+            await_successor: false,
             spin: Duration::ZERO,
             answer_timeout: Duration::from_secs(5),
         }
@@ -124,7 +130,7 @@ pub struct Requirements {
 }
 
 /// See [`Config::to_words`].
-pub(crate) const CONFIG_WORDS: usize = 14;
+pub(crate) const CONFIG_WORDS: usize = 15;
 
 /// 584 years are for ever.
 fn nanos(duration: Duration) -> u64 {
@@ -184,6 +190,7 @@ impl Config {
             self.isolation.into(),
             nanos(self.spin),
             nanos(self.answer_timeout),
+            self.await_successor.into(),
         ]
     }
 
@@ -205,6 +212,7 @@ impl Config {
             order: *[Order::Total, Order::PerSender].get(size(9)?)?,
             populate: words[10] == 1,
             isolation: words[11] == 1,
+            await_successor: words[14] == 1,
             spin: Duration::from_nanos(words[12]),
             answer_timeout: Duration::from_nanos(words[13]),
         };

@@ -19,7 +19,7 @@ use crate::hub::Inner;
 use crate::lane::{LaneWord, LaneWriter};
 use crate::queue::QueueReader;
 use crate::region::Shared;
-use crate::shared::{Holder, Mailbox, MasterState, RegionHeader};
+use crate::shared::{Holder, Mailbox, RegionHeader};
 use crate::sync::{AtomicU32, Ordering};
 use crate::ticket::{LastTicket, Tickets};
 use crate::view::Access;
@@ -189,10 +189,10 @@ impl Core {
         Ok(())
     }
 
-    /// True when the master has said that it stopped.
+    /// True when the master has stopped or died, unless a successor is awaited.
     #[inline]
-    fn master_has_stopped(&self) -> bool {
-        MasterState::load(&self.header.master) == MasterState::Gone
+    fn master_is_gone(&mut self) -> bool {
+        !self.header.pulse.beats() && !self.master_is_alive()
     }
 
     /// Tells the router that this slot has news.

@@ -187,7 +187,9 @@ impl Hub {
     /// There is a master already, this is a forked child that has attached as a worker or a
     /// helper, or a system call failed.
     pub fn master(&self) -> Result<Master, MasterError> {
-        Master::new(Arc::clone(&self.inner))
+        let master = Master::new(Arc::clone(&self.inner))?;
+        master.keep_pulse();
+        Ok(master)
     }
 
     /// Runs the master on a thread of its own. Call it before the first fork or after, in the
@@ -196,7 +198,7 @@ impl Hub {
     /// # Errors
     /// As for [`Self::master`].
     pub fn start(&self) -> Result<MasterThread, MasterError> {
-        MasterThread::start(self.master()?)
+        MasterThread::start(Master::new(Arc::clone(&self.inner))?)
     }
 
     /// A worker's view of the hub. In a forked child this closes the notification descriptors of
@@ -345,6 +347,7 @@ impl Builder {
         order: Order,
         populate: bool,
         isolation: bool,
+        await_successor: bool,
         spin: Duration,
         answer_timeout: Duration,
     }

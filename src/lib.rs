@@ -86,6 +86,8 @@ mod notify;
 #[cfg(not(loom))]
 mod process;
 #[cfg(not(loom))]
+mod pulse;
+#[cfg(not(loom))]
 mod region;
 #[cfg(not(loom))]
 mod router;

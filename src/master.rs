@@ -88,6 +88,7 @@ impl Master {
     /// This is not the process that made the master.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<usize, MasterError> {
         self.check_process()?;
+        self.keep_pulse();
         let deadline = timeout.map(|t| Instant::now() + t);
         let mut routed = self.take_events(Duration::ZERO)?;
         loop {
@@ -129,6 +130,14 @@ impl Master {
     fn router(&mut self) -> &mut Router {
         // The option is only emptied by drop.
         self.router.as_mut().expect("a master has its router")
+    }
+
+    /// The calling thread shows the cores that there is a master, if no other thread does.
+    pub(crate) fn keep_pulse(&self) {
+        let pulse = &self.hub.view.header.pulse;
+        if !pulse.beats() {
+            pulse.begin();
+        }
     }
 
     fn check_process(&self) -> Result<(), MasterError> {
@@ -380,6 +389,7 @@ impl Drop for Master {
         if !MasterState::Gone.change(state, MasterState::load(state)) {
             return; // damage: nobody else changes it while its master lives
         }
+        self.hub.view.header.pulse.end();
         for slot in 0..self.hub.view.layout.slots {
             let mailbox = self.hub.view.mailbox(slot);
             if self.router().owner_pid(slot).is_some() {
@@ -470,6 +480,7 @@ impl Drop for MasterThread {
 impl Master {
     /// One turn of the thread: work, then sleep until there is more.
     fn turn(&mut self) -> Result<(), MasterError> {
+        self.keep_pulse();
         let (_, idle) = self.work();
         let timeout = if idle && self.may_sleep() {
             LONGEST_SLEEP

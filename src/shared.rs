@@ -5,6 +5,7 @@ use crate::answer::Answer;
 use crate::config::{CONFIG_WORDS, Config};
 use crate::error::AdoptError;
 use crate::process::Life;
+use crate::pulse::Pulse;
 use crate::stats::COUNTERS;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -29,7 +30,9 @@ pub(crate) struct RegionHeader {
     pub master: AtomicU64,
     /// Masters so far: whose router is of an earlier one has missed something.
     pub reign: AtomicU64,
-    _pad: [u64; 9],
+    /// Beats while the master's thread lives. On a line that is otherwise written once.
+    pub pulse: Pulse,
+    _pad: [u64; 4],
     /// Counters of the router, see [`crate::Stats`]. Lines of their own.
     pub counters: [AtomicU64; COUNTERS],
     /// The configuration, see [`crate::Config`].

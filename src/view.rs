@@ -40,6 +40,7 @@ impl View {
     pub fn create(config: &Config, layout: Layout) -> Result<Arc<Self>, OsError> {
         let region = Region::create(parts(config, &layout), config.populate)?;
         let view = Self::of(region, layout, config, random_seed()?);
+        view.header.pulse.init()?;
         view.stamp();
         Ok(Arc::new(view))
     }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{LONG, Watchdog, alone, fork, shared_words, trace, wait_until};
-use corecast::{Core, Hub, JoinTicket, Master};
+use corecast::{Core, Hub, JoinError, JoinTicket, Master, RecvError, SendError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Cores that every message must reach.
@@ -47,6 +47,7 @@ impl Stage {
         let hub = builder
             .queue_bytes(16 << 10)
             .max_message(4096)
+            .await_successor(true)
             .create()
             .expect("a hub");
         let mut master = hub.master().expect("a master");
@@ -410,4 +411,112 @@ fn a_handoff_finds_the_hub_and_what_is_not_one_is_refused() {
     })
     .join();
     stage.take_over();
+}
+
+/// A master in a child: driven by its loop, or on a thread of its own.
+fn master_elsewhere(hub: &Hub, on_a_thread: bool) -> common::Child {
+    let up = &shared_words(1)[0];
+    let child = fork(|| {
+        if on_a_thread {
+            let _master = hub.start().expect("a master");
+            up.store(1, Ordering::SeqCst);
+            std::thread::sleep(FOREVER);
+        } else {
+            let mut master = hub.master().expect("a master");
+            up.store(1, Ordering::SeqCst);
+            while master.poll(None).is_ok() {}
+        }
+    });
+    wait_until("the master is up", || up.load(Ordering::SeqCst) == 1);
+    child
+}
+
+#[test]
+fn bare_calls_tell_that_the_master_was_killed_and_work_again_with_the_next() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(LONG);
+    for on_a_thread in [false, true] {
+        let hub = Hub::builder().workers(1).create().expect("a hub");
+        let child = master_elsewhere(&hub, on_a_thread);
+        let mut core = hub.attach(0, 0).expect("a core");
+        core.join(ROOM).expect("joined");
+        core.send(ROOM, b"one").expect("sent");
+        wait_until("it is routed", || hub.stats().messages == 1);
+        child.kill();
+        assert_eq!(core.send(ROOM, b"x"), Err(SendError::MasterGone));
+        assert_eq!(core.join("other"), Err(JoinError::MasterGone));
+        let body = core
+            .recv()
+            .expect("what was routed")
+            .expect("a message")
+            .body;
+        assert_eq!(body, b"one");
+        assert_eq!(core.recv(), Err(RecvError::MasterGone));
+        let mut master = hub.master().expect("a master");
+        core.send(ROOM, b"two").expect("sent");
+        now(&mut master);
+        let body = core
+            .recv()
+            .expect("nothing is lost")
+            .expect("a message")
+            .body;
+        assert_eq!(body, b"two");
+        assert_eq!(core.recv(), Ok(None));
+        drop(master);
+        assert_eq!(core.recv(), Err(RecvError::MasterGone));
+    }
+}
+
+#[test]
+fn where_a_successor_is_awaited_calls_go_on_until_it_comes() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(LONG);
+    let patient = Hub::builder().workers(1).await_successor(true);
+    let hub = patient.lane_bytes(4096).max_message(256).create();
+    let hub = hub.expect("a hub");
+    let child = master_elsewhere(&hub, false);
+    let mut core = hub.attach(0, 0).expect("a core");
+    core.join(ROOM).expect("joined");
+    child.kill();
+    let mut sent = 0u32;
+    while core.send(ROOM, &sent.to_le_bytes()).is_ok() {
+        sent += 1;
+    }
+    assert_eq!(core.send(ROOM, b"x"), Err(SendError::Full));
+    let brief = Duration::from_millis(5);
+    assert_eq!(
+        core.send_timeout(ROOM, b"x", brief),
+        Err(SendError::Timeout)
+    );
+    assert_eq!(core.recv(), Ok(None));
+    assert_eq!(core.recv_timeout(brief), Ok(None));
+    let mut master = hub.master().expect("a master");
+    now(&mut master);
+    for n in 0..sent {
+        let message = core.recv().expect("nothing is lost").expect("a message");
+        assert_eq!(message.body, n.to_le_bytes());
+    }
+    assert_eq!(core.recv(), Ok(None));
+}
+
+/// Negative control: a router that carries out what it has not committed. Its successor routes all
+/// of it again, and the stage must notice.
+#[cfg(debug_assertions)]
+#[test]
+fn what_was_not_committed_is_found_to_come_twice() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(10 * LONG);
+    let mut stage = Stage::new();
+    (0..3).for_each(|_| stage.send());
+    stage.master = None;
+    let work = |master: &mut Master| {
+        master.sabotage(corecast::Sabotage {
+            skip_commit: true,
+            ..Default::default()
+        });
+        route(master);
+    };
+    kill_a_master(&mut stage, false, usize::MAX, &work, 0);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.take_over()));
+    assert!(outcome.is_err(), "it came twice, and nobody noticed");
 }

@@ -82,8 +82,10 @@ pub struct ChannelConfig {
     /// attach. One more file descriptor for each worker and extra slot. The default.
     /// 0: one memory that all processes write.
     pub isolation: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 0: calls fail with CHANNEL_E_MASTER_GONE when the master has stopped or died.
+    /// 1: they go on as if it were slow, for a successor will come: a send fills the
+    /// lane until it is full, waiting calls wait as long as they were told.
+    pub await_successor: u32,
 }
 
 // SAFETY: repr(C), integers only, `size` first; it had 72 bytes before `isolation`.
@@ -129,7 +131,7 @@ impl ChannelConfig {
                 .try_into()
                 .unwrap_or(u32::MAX),
             isolation: config.isolation.into(),
-            reserved: 0,
+            await_successor: config.await_successor.into(),
         }
     }
 
@@ -148,7 +150,7 @@ impl ChannelConfig {
         config.order = choose("order", self.order, &ORDERS)?;
         config.populate = choose("populate", self.populate, &[false, true])?;
         config.isolation = choose("isolation", self.isolation, &[false, true])?;
-        choose("reserved", self.reserved, &[()])?;
+        config.await_successor = choose("await_successor", self.await_successor, &[false, true])?;
         config.spin = Duration::from_micros(self.spin_us.into());
         config.answer_timeout = Duration::from_millis(self.answer_timeout_ms.into());
         Ok(config)

@@ -52,7 +52,7 @@ impl Core {
         let me = hub.sender_of(slot);
         let foreign = AttachError::Foreign { worker: me.worker };
         let fd = hub.core_fds.get(slot).ok_or(foreign)?;
-        if MasterState::load(&hub.view.header.master) == MasterState::Gone {
+        if is_gone(&hub) {
             return Err(AttachError::MasterGone);
         }
         let pid = hub.mark.enter();
@@ -192,6 +192,12 @@ fn enter(hub: &Inner, slot: usize) -> Result<Access, AttachError> {
     hub.view.enter(slot)?.ok_or(foreign)
 }
 
+/// True when the master has stopped and no other is awaited.
+fn is_gone(hub: &Inner) -> bool {
+    let state = MasterState::load(&hub.view.header.master);
+    state == MasterState::Gone && !hub.view.config.await_successor
+}
+
 /// Takes the slot, waiting for the master to free it if its last owner is gone.
 fn take_slot(hub: &Inner, slot: usize, pid: u32) -> Result<Holder, AttachError> {
     let word = hub.view.slot(slot);
@@ -227,7 +233,7 @@ fn wait_for_free(
     if start.elapsed() >= hub.view.config.answer_timeout {
         return Err(AttachError::Timeout);
     }
-    if MasterState::load(&hub.view.header.master) == MasterState::Gone {
+    if is_gone(hub) {
         return Err(AttachError::MasterGone);
     }
     // Its owner may have been killed before it could ring.

@@ -277,7 +277,7 @@ impl Core {
         generation: u64,
         name: &[u8],
     ) -> Result<u64, SendError> {
-        if self.master_has_stopped() {
+        if self.master_is_gone() {
             return Err(SendError::MasterGone);
         }
         let payload = if kind == kind::CLOSE { 8 } else { name.len() };

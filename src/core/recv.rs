@@ -179,7 +179,7 @@ impl Core {
 
     #[cold]
     fn empty(&mut self) -> Result<Option<Raw>, RecvError> {
-        if self.master_has_stopped() {
+        if self.master_is_gone() {
             return Err(RecvError::MasterGone);
         }
         Ok(None)

@@ -158,7 +158,7 @@ impl Core {
     }
 
     #[inline]
-    fn check_send(&self, len: usize) -> Result<(), SendError> {
+    fn check_send(&mut self, len: usize) -> Result<(), SendError> {
         self.check()?;
         if len > self.max_message {
             return Err(SendError::TooLarge {
@@ -166,13 +166,13 @@ impl Core {
                 max: self.max_message,
             });
         }
-        if self.master_has_stopped() {
+        if self.master_is_gone() {
             return Err(SendError::MasterGone);
         }
         Ok(())
     }
 
-    fn check_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<(), SendError> {
+    fn check_all<B: AsRef<[u8]>>(&mut self, bodies: &[B]) -> Result<(), SendError> {
         let longest = bodies.iter().map(|b| b.as_ref().len()).max();
         self.check_send(longest.unwrap_or(0))
     }

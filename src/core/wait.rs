@@ -54,8 +54,13 @@ impl MasterWatch {
 }
 
 impl Core {
-    /// Looks at the master's process: a system call, for slow paths.
+    /// Looks at the master's process: a system call, for slow paths. True also while a successor
+    /// is awaited.
+    #[cold]
     pub(super) fn master_is_alive(&mut self) -> bool {
+        if self.hub.view.config.await_successor {
+            return true;
+        }
         match MasterState::load(&self.header.master) {
             MasterState::None => true, // it may still start
             MasterState::Gone => false,

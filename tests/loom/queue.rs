@@ -38,6 +38,8 @@ pub struct Writer {
     guess: Control,
     tail: usize,
     published: usize,
+    /// Publications so far; the control word has the low bits.
+    number: u64,
     /// Times that pending messages were moved to the other buffer.
     pub moves: usize,
 }
@@ -48,6 +50,7 @@ impl Writer {
             guess: Control::EMPTY,
             tail: 0,
             published: 0,
+            number: 0,
             moves: 0,
         }
     }
@@ -60,6 +63,7 @@ impl Writer {
     pub fn publish(&mut self, queue: &Queue, wakes: bool) {
         loop {
             let next = self.guess.published(self.tail * SIZE, false, !wakes);
+            let next = next.numbered(self.number + 1);
             match queue.word.publish(self.guess, next) {
                 Ok(()) => break self.published_as(queue, next),
                 Err(actual) => self.adopt(queue, actual),
@@ -73,6 +77,7 @@ impl Writer {
             queue.eventfd.fetch_add(1, Ordering::Release);
         }
         self.guess = next;
+        self.number += 1;
         self.published = self.tail;
     }
 
@@ -295,4 +300,64 @@ fn a_flip_that_makes_room_is_not_told_to_a_router_that_did_not_ask() {
         "lost wake-up",
         full_buffer(false),
     );
+}
+
+/// **Claim: a successor makes exactly those publications that its predecessor recorded and did not
+/// live to make, wherever the core has got to meanwhile.**
+///
+/// The first router publishes 1, appends 2, and dies before it publishes that, or after it
+/// (`made`). The core receives all the while. The successor knows what was recorded (`Writer` as it
+/// was then) and looks at the number in the control word, or (`looks` false) takes the publication
+/// for not made.
+fn succession(made: bool, looks: bool) -> impl Fn() + Send + Sync {
+    move || {
+        let queue = Arc::new(Queue::new());
+        let core = thread::spawn({
+            let queue = queue.clone();
+            move || {
+                let mut reader = Reader::new(false);
+                reader.drain(&queue);
+                reader.drain(&queue);
+                reader
+            }
+        });
+        let mut writer = Writer::new();
+        writer.append(&queue, 1);
+        writer.publish(&queue, true);
+        writer.append(&queue, 2);
+        let recorded = Writer { ..writer };
+        if made {
+            writer.publish(&queue, true);
+        }
+        resume(recorded, looks, &queue);
+        let mut reader = core.join().expect("no panic");
+        reader.drain(&queue);
+        assert_eq!(reader.received, [1, 2], "lost or doubled");
+    }
+}
+
+/// As in `queue/writer/resume.rs`.
+fn resume(mut recorded: Writer, looks: bool, queue: &Queue) {
+    let actual = queue.word.load();
+    if looks && actual.carries(recorded.number + 1) {
+        return;
+    }
+    recorded.adopt(queue, actual);
+    recorded.publish(queue, true);
+}
+
+#[test]
+fn a_successor_makes_up_for_a_publication_that_was_not_made() {
+    holds("succession, not made", AS_IT_IS, succession(false, true));
+}
+
+#[test]
+fn a_successor_does_not_repeat_a_publication_that_was_made() {
+    holds("succession, made", AS_IT_IS, succession(true, true));
+}
+
+#[test]
+fn a_successor_that_does_not_look_at_the_number_repeats_a_publication() {
+    let model = succession(true, false);
+    fails("succession, blind", AS_IT_IS, "lost or doubled", model);
 }
