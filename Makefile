@@ -111,7 +111,8 @@ check-benches: tools-build ## every bench runs once, as a test
 check-peers: tools-build ## the comparison with other systems works (corecast and the bare floors only)
 	$(call say,'peers: the bench of its own crate once as a test')
 	$(CARGO) fmt --check --manifest-path benches/peers/Cargo.toml
-	$(CARGO) run --locked --release --no-default-features --manifest-path benches/peers/Cargo.toml -- --check
+	$(CARGO) test --quiet --locked --release --no-default-features --manifest-path benches/peers/Cargo.toml
+	$(CARGO) run --quiet --locked --release --no-default-features --manifest-path benches/peers/Cargo.toml -- --check
 
 # The Python package, built as a wheel and installed into an environment of its own.
 VENV := $(TARGET)/python/venv

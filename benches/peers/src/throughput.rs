@@ -98,7 +98,7 @@ fn run(way: Way, cell: Cell, plan: &Plan) -> Result<Round, Failure> {
         Way::CorecastPerSender => own(round::Way::One, cell, plan, true),
         Way::Relay => own(round::Way::Relay, cell, plan, false),
         #[cfg(feature = "iceoryx2")]
-        Way::Iceoryx => fan(peer::iceoryx::Iceoryx::prepare, cell, Wait::Yield, plan),
+        Way::Iceoryx => fan(peer::iceoryx::Iceoryx::prepare, cell, polling(cell), plan),
         #[cfg(feature = "zeromq")]
         Way::Zeromq | Way::ZeromqProxy => fan(
             |topology| peer::zeromq::Zeromq::prepare(topology, way == Way::ZeromqProxy),
@@ -109,6 +109,17 @@ fn run(way: Way, cell: Cell, plan: &Plan) -> Result<Round, Failure> {
         Way::Nats => fan(peer::nats::Nats::prepare, cell, Wait::Sleep, plan),
         Way::Redis => fan(peer::redis::Redis::prepare, cell, Wait::Sleep, plan),
         other => Err(Failure::Broken(format!("{} is not for this", other.name()))),
+    }
+}
+
+/// How pollers wait: by themselves where everybody has a processor, else letting others run.
+#[cfg(feature = "iceoryx2")]
+fn polling(cell: Cell) -> Wait {
+    let workers = (cell.senders + cell.receivers) as usize;
+    if workers <= crate::pin::allowed().len() {
+        Wait::Spin
+    } else {
+        Wait::Yield
     }
 }
 

@@ -118,7 +118,7 @@ impl Way {
             Way::Iceoryx => {
                 "Publish-subscribe with slices, bodies written in place into loaned samples, safe \
                  overflow off, publishers wait at full buffers (of up to 1,024 samples). Receivers \
-                 poll and yield when there is nothing."
+                 poll, and yield when there is nothing and there are more workers than processors."
             }
             Way::IceoryxEvent => {
                 "The same, with one notification per batch, and receivers that sleep in \

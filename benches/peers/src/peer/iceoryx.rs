@@ -29,8 +29,9 @@ pub struct Iceoryx {
     topology: Topology,
     credit: Credit,
     config: Config,
+    prefix: String,
     // Keeps the services in being until the round is over.
-    _kept: Vec<Services>,
+    kept: Vec<Services>,
     _scratch: Scratch,
 }
 
@@ -61,7 +62,8 @@ impl Iceoryx {
             credit: Credit::new(&topology, u64::MAX / 2)?,
             topology,
             config,
-            _kept: Vec::new(),
+            prefix,
+            kept: Vec::new(),
             _scratch: scratch,
         };
         let mut channels: Vec<u8> = peer
@@ -73,7 +75,7 @@ impl Iceoryx {
         channels.dedup();
         for channel in channels {
             let services = peer.services(channel).map_err(Failure::Broken)?;
-            peer._kept.push(services);
+            peer.kept.push(services);
         }
         Ok(peer)
     }
@@ -129,6 +131,21 @@ impl Iceoryx {
             .backpressure_strategy(BackpressureStrategy::RetryUntilDelivered)
             .create()
             .map_err(text("publisher"))
+    }
+}
+
+/// Workers that a failed round has killed leave their shared memory behind.
+impl Drop for Iceoryx {
+    fn drop(&mut self) {
+        self.kept.clear();
+        let files = std::fs::read_dir("/dev/shm")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let own = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(&self.prefix);
+        for file in files.filter(|file| own(&file.file_name())) {
+            let _ = std::fs::remove_file(file.path());
+        }
     }
 }
 
