@@ -117,11 +117,7 @@ impl Peer for Corecast {
         };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(text("epoll"))?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
-        match &master {
-            Some(master) => epoll.add(master.as_fd(), event),
-            None => epoll.add(core.as_fd(), event),
-        }
-        .map_err(text("epoll"))?;
+        epoll.add(core.as_fd(), event).map_err(text("epoll"))?;
         Ok(CorecastLink {
             body: vec![0; self.topology.size],
             wait: self.topology.wait,
@@ -184,10 +180,9 @@ impl Link for CorecastLink {
                 return Ok(());
             }
             match (&mut self.master, self.wait) {
+                // Nothing reaches this worker but through its own hands.
                 (Some(master), Wait::Sleep) => {
-                    if master.poll(Some(Duration::ZERO)).map_err(text("poll"))? == 0 {
-                        sleep(&self.epoll)?;
-                    }
+                    master.poll(None).map_err(text("poll"))?;
                 }
                 (Some(master), Wait::Spin | Wait::Yield) => {
                     master.step();
