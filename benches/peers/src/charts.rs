@@ -61,7 +61,8 @@ pub fn charts(found: &Findings) -> Vec<Chart> {
 fn throughput(found: &Findings, size: &str, file: &'static str) -> Option<Chart> {
     let wanted =
         |entry: &&Entry| entry.case.starts_with("1→") && entry.case.ends_with(&format!(" {size}"));
-    let entries: Vec<&Entry> = found.of("throughput").filter(wanted).collect();
+    let mut entries: Vec<&Entry> = found.of("throughput").filter(wanted).collect();
+    entries.sort_by(|one, two| one.x.unwrap_or(0.0).total_cmp(&two.x.unwrap_or(0.0)));
     let names = entries
         .iter()
         .map(|entry| entry.case.replace(&format!(" {size}"), ""));
