@@ -130,7 +130,7 @@ check-python: tools-python ## the Python package: lints, types, its tests under 
 	    $(VENV)/bin/maturin build --release --locked --quiet --interpreter $(VENV)/bin/python --out $(TARGET)/python/wheels
 	$(VENV)/bin/pip install --quiet --force-reinstall --no-deps $(TARGET)/python/wheels/*.whl
 	$(call say,'Python: pytest')
-	cd bindings/python && $(VENV)/bin/python -m pytest -q
+	cd bindings/python && CORECAST_ARTEFACTS=$(TARGET)/python/artefacts $(VENV)/bin/python -m pytest -q
 
 # Crates of their own, so a target directory of their own; tests/fuzz/run.py knows the flags.
 .PHONY: check-fuzz
@@ -226,6 +226,7 @@ endef
 
 .PHONY: tools-python
 tools-python: tools-lints
+	$(call need,chromium chromedriver,chromium chromium-driver)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    [ "$$(id -u)" = 0 ] && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; }
 	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)

@@ -27,3 +27,32 @@ def test_the_lines_for_gunicorn(tmp_path: Path) -> None:
     command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2", "app:app"]
     with running(command, tmp_path, port) as server:
         eventually(lambda: server.get("/") == "a request", "an answer")
+
+
+SETTINGS_APP = """
+import asyncio
+from django.conf import settings
+settings.configure({settings})
+from channels.layers import get_channel_layer
+
+async def hello():
+    layer = get_channel_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("all", channel)
+    await layer.group_send("all", {{"type": "x", "text": type(layer).__module__}})
+    return (await layer.receive(channel))["text"]
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [asyncio.run(hello()).encode()]
+"""
+
+
+def test_the_lines_for_django(tmp_path: Path) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(blocks()["gunicorn.conf.py"])
+    (tmp_path / "app.py").write_text(SETTINGS_APP.format(settings=blocks()["settings.py"].strip()))
+    port = free_port()
+    command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2", "app:app"]
+    with running(command, tmp_path, port) as server:
+        eventually(lambda: server.get("/") == "corecast.django.layer", "an answer")
+        eventually(lambda: server.get("/") == "corecast.django.layer", "an answer in another loop")

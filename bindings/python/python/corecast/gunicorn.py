@@ -90,6 +90,8 @@ def _start(server: Any, cores: int | None, settings: dict[str, Any]) -> None:
     """In the arbiter, after it has become a daemon, before any worker."""
     warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
     settings.setdefault("workers", 2 * server.cfg.workers + 8)
+    # Room for a few messages of the largest size; memory is taken only as it is used.
+    settings.setdefault("queue_bytes", 4 << 20)
     hub = Hub(cores=cores or max(server.cfg.threads, 1) + 1, **settings)
     hub.start()
     _Arbiter.hub, _Arbiter.pid = hub, os.getpid()

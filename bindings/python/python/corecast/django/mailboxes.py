@@ -56,16 +56,12 @@ class Mailboxes:
         box = self.boxes.get(channel)
         while box:
             entry = box.popleft()
+            if not box:  # names are many and short-lived: none may stay behind
+                del self.boxes[channel]
             if entry[1] > now:
                 return entry
             self.counters["expired"] += 1
-        self.boxes.pop(channel, None)
         return None
-
-    def forget_if_empty(self, channel: str) -> None:
-        """Names are many and short-lived: none may stay behind."""
-        if not self.boxes.get(channel):
-            self.boxes.pop(channel, None)
 
     def _has_room(self, channel: str, capacity: int, now: float) -> bool:
         box = self.boxes.get(channel)
@@ -75,4 +71,6 @@ class Mailboxes:
         while box and box[0][1] <= now:
             box.popleft()
             self.counters["expired"] += 1
+        if not box:
+            del self.boxes[channel]
         return len(box) + used < capacity

@@ -40,6 +40,9 @@ log = logging.getLogger("corecast.django")
 
 Member = tuple[int, int]
 
+# Unread bytes for one process: a few of the largest messages. Memory is taken as it is used.
+QUEUE_BYTES = 4 << 20
+
 _LOCAL = re.compile(r"\.([0-9a-f]{16}-(\d+)-(\d+))!")
 _DEADLINE = struct.Struct("<d")
 # Seconds: how long a remote channel counts as full; an answer may take; until a home is sought anew.
@@ -72,7 +75,7 @@ def _make(prefix: str, hub: Optional[Hub]) -> Station:
         return Station(prefix, hub, attach())
     own = _own_hubs.get(os.getpid())
     if own is None:
-        own = _own_hubs[os.getpid()] = Hub(workers=1, cores=4)
+        own = _own_hubs[os.getpid()] = Hub(workers=1, cores=4, queue_bytes=QUEUE_BYTES)
         own.start()
     return Station(prefix, own, own.attach())
 
@@ -162,8 +165,8 @@ class Station:
         """False: the channel is full."""
         now, home = time.time(), self.home(channel)
         with self.lock:
+            self.pump()  # it may say that a channel is full
             if home == self.me:
-                self.pump()
                 if not self.mail.reserve(channel, capacity, now):
                     return False
             elif self.full.get(channel, 0) > now:
@@ -192,14 +195,26 @@ class Station:
                     return packed
                 far = self._ask_home(channel)
                 waiter = self.readers.wait(loop, channel)
+            gone = True
             try:
                 await asyncio.wait_for(waiter, _LOOK if far else None)
+                gone = False
             except asyncio.TimeoutError:
-                continue
+                gone = False
             finally:
                 with self.lock:
                     self.readers.done(channel, waiter)
-                    self.mail.forget_if_empty(channel)
+                    if gone:
+                        self._hand_on(channel)
+
+    def _hand_on(self, channel: str) -> None:
+        """A reader here was cancelled: what was put aside for it is for those who wait elsewhere."""
+        now = time.time()
+        while self.wants.get(channel) and not self.readers.is_waited_for(channel):
+            entry = self.mail.take_entry(channel, now)
+            if entry is None:
+                return
+            self._put(channel, *entry, 1 << 30, now)
 
     def _ask_home(self, channel: str) -> bool:
         """Asks for a message of a channel that is kept elsewhere; False for our own."""
@@ -216,15 +231,16 @@ class Station:
         """Takes what has come from the core and puts it where it is waited for."""
         with self.lock:
             while (message := self.core.recv()) is not None:
-                if message.lost:
-                    self.counters["lost"] += message.lost
-                    log.warning("corecast: %s messages lost: the queue was full", message.lost)
                 name = message.channel[len(self.prefix) + 1 :]
                 if name.startswith("group:"):
                     self._spread(name[6:], message.body)
                 else:
                     kind, *fields = msgpack.unpackb(message.body)
                     self.actions[kind](*fields)
+            lost = self.core.lost - self.counters["lost"]
+            if lost:
+                self.counters["lost"] += lost
+                log.warning("corecast: %s messages lost: the queue was full (queue_bytes)", lost)
 
     def _spread(self, group: str, body: bytes) -> None:
         members = self.groups.get(group)
@@ -355,6 +371,7 @@ class Station:
             self.readers.wait(loop, f"answer {number}")
         try:
             self._publish(to, kind, *fields, self.me, number)
+            self.pump()  # what has been taken to the last arms the notification of the answer
             return int(await asyncio.wait_for(future, _ANSWER))
         except asyncio.TimeoutError:
             return 0
