@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use common::{Watchdog, fork, wait_until};
-use corecast::{Hub, Sabotage};
+use corecast::{Config, Hub, Master, Sabotage};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The master once worked until nothing moved, which under full load is never: a dead worker kept
 /// its slot, a stopping thread hung, a host did not get control back.
@@ -39,4 +41,35 @@ fn a_saturated_master_comes_back_and_sees_deaths() {
         hub.stats().reaped == 1
     });
     assert!(hub.subscribers("held").is_empty());
+}
+
+fn is_readable(master: &Master) -> bool {
+    let mut fds = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).expect("polled") == 1
+}
+
+/// The master looks at its descriptors once in 256 passes. It once took that interruption for
+/// idleness, and slept, up to a second, on records that it had seen and not yet delivered.
+#[test]
+fn a_master_interrupted_in_a_backlog_does_not_sleep_on_it() {
+    let _watchdog = Watchdog::new(Duration::from_secs(60));
+    let mut config = Config::default();
+    // More than 256 passes of 128 KiB.
+    (config.workers, config.lane_bytes) = (1, 64 << 20);
+    let hub = Hub::create(&config).expect("a hub");
+    let mut master = hub.master().expect("a master");
+    let mut core = hub.attach(0, 0).expect("a core");
+    let (body, backlog) = (vec![7; 32 << 10], 1500);
+    for _ in 0..backlog {
+        core.send("nobody", &body).expect("room in the lane");
+    }
+    let mut routed = master.poll(Some(Duration::ZERO)).expect("polled");
+    assert!(routed < backlog, "no interruption: the test shows nothing");
+    while routed < backlog {
+        assert!(is_readable(&master), "asleep after {routed} of {backlog}");
+        routed += master.poll(Some(Duration::ZERO)).expect("polled");
+    }
+    assert_eq!(routed, backlog);
+    assert_eq!(master.poll(Some(Duration::ZERO)), Ok(0));
+    assert!(!is_readable(&master), "nothing is left to do");
 }
