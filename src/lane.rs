@@ -134,7 +134,7 @@ impl LaneWord {
 /// How far ahead of the record being written its producer asks for the ring's cache lines, bytes.
 /// The router had them last, and publishing waits until they have come back.
 #[cfg(not(loom))]
-const AHEAD: usize = 256;
+pub(crate) const AHEAD: usize = 256;
 
 /// The producer's end: lives in the core's own memory.
 #[cfg(not(loom))]
@@ -179,6 +179,34 @@ impl LaneWriter {
     /// claimed becomes visible with the next `publish` of [`Self::tail`].
     #[inline]
     pub fn claim(&mut self, size: usize, head: &AtomicU64) -> Option<*mut u8> {
+        let (start, room) = self.straight();
+        if size <= room {
+            self.took(size);
+            prefetch_write(start.wrapping_add(AHEAD));
+            return Some(start);
+        }
+        self.claim_slowly(size, head)
+    }
+
+    /// Where the next record goes, and how many bytes can be claimed there by [`Self::took`]
+    /// alone: within the window, and free when we last looked at the head.
+    #[inline]
+    pub fn straight(&self) -> (*mut u8, usize) {
+        let offset = self.tail as usize & (self.capacity - 1);
+        let free = self.capacity - (self.tail - self.head) as usize;
+        // Beyond the window lies what was too large for it.
+        let room = self.window.saturating_sub(offset).min(free);
+        (self.ring.wrapping_add(offset), room)
+    }
+
+    /// Claims the first `bytes` of what [`Self::straight`] gave.
+    #[inline]
+    pub fn took(&mut self, bytes: usize) {
+        self.tail += bytes as u64;
+    }
+
+    #[inline(never)]
+    fn claim_slowly(&mut self, size: usize, head: &AtomicU64) -> Option<*mut u8> {
         let offset = self.tail as usize & (self.capacity - 1);
         let skip = self.skip(offset, size);
         if !self.has_room(skip + size, head) {
@@ -190,9 +218,8 @@ impl LaneWriter {
             // is free (has_room) and ours.
             unsafe { pad.write(self.ring.add(offset)) };
         }
-        self.tail = self.tail.wrapping_add((skip + size) as u64);
+        self.took(skip + size);
         let start = if skip > 0 { 0 } else { offset };
-        prefetch_write(self.ring.wrapping_add(start + AHEAD));
         // SAFETY: skip() made start + size <= capacity.
         Some(unsafe { self.ring.add(start) })
     }
