@@ -51,7 +51,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches check-peers check-python check-fuzz
+PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches check-costs check-peers check-python check-fuzz
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -105,6 +105,15 @@ check-uwsgi: tools-uwsgi ## the uWSGI plugin in servers of Debian and of PyPI
 check-benches: tools-build ## every bench runs once, as a test
 	$(call say,'benches: each once as a test')
 	$(CARGO) test --release -p corecast --bench '*' -- --test
+
+.PHONY: check-costs
+check-costs: tools-build tools-costs ## instructions per operation are not above their baselines
+	$(call say,'costs: instructions per operation against benches/instructions.json')
+	$(CARGO) test --release -p corecast --bench instructions -- --check
+
+.PHONY: accept-costs
+accept-costs: tools-build tools-costs ## make the present instructions per operation the baselines
+	$(CARGO) test --release -p corecast --bench instructions -- --accept
 
 # The crate of its own that measures the peers as well, here without them.
 .PHONY: check-peers
@@ -235,7 +244,7 @@ tools-python: tools-lints
 	    $(VENV)/bin/pip install --quiet -r bindings/python/tests/requirements.txt && \
 	    cp bindings/python/tests/requirements.txt $(VENV)/installed; }
 
-.PHONY: tools-build tools-lints tools-c tools-nextest tools-peers tools-fuzz
+.PHONY: tools-build tools-lints tools-c tools-costs tools-nextest tools-peers tools-fuzz
 tools-build:
 	@command -v $(CARGO) >/dev/null || { \
 	    echo 'missing: $(CARGO). Install a Rust toolchain first (rustup.rs)' >&2; exit 1; }
@@ -266,6 +275,9 @@ tools-uwsgi: tools-build
 	    echo "missing: uWSGI. Install it and try again; on Debian or Ubuntu:" >&2; \
 	    echo "    sudo apt-get install $(UWSGI_PACKAGES)" >&2; exit 1; \
 	fi
+
+tools-costs:
+	$(call need,valgrind,valgrind)
 
 # Debian starts the servers when it installs them; the bench starts its own.
 tools-peers: tools-build

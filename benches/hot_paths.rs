@@ -10,16 +10,17 @@
 
 mod support {
     pub mod machine;
+    pub mod rig;
 }
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use corecast::{Channel, Config, Core, Hub, Master};
+use corecast::Core;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use support::machine::Machine;
+use support::rig::{CHANNEL, Rig, config};
 
-const CHANNEL: &str = "hot-paths";
 /// Messages in a chunk of small bodies; of large ones as many as make `CHUNK_BYTES`.
 const CHUNK: u64 = 256;
 const CHUNK_BYTES: u64 = 128 * 1024;
@@ -42,95 +43,6 @@ fn main() {
     bench_step(&mut criterion);
     bench_join(&mut criterion);
     criterion.final_summary();
-}
-
-fn config(receivers: u32) -> Config {
-    let mut config = Config::default();
-    config.workers = 1 + receivers;
-    config.cores = 1;
-    config.extra = 0;
-    config.channels = 64;
-    config
-}
-
-/// A hub whose every part is in this thread's hands.
-struct Rig {
-    master: Master,
-    sender: Core,
-    channel: Channel,
-    receivers: Vec<Core>,
-    _hub: Hub,
-}
-
-impl Rig {
-    fn new(receivers: u32) -> Rig {
-        let hub = Hub::create(&config(receivers)).expect("a hub");
-        let mut master = hub.master().expect("the master's role");
-        let (sender, channel, receivers) = attach_all(&hub, &mut master, receivers);
-        Rig {
-            master,
-            sender,
-            channel,
-            receivers,
-            _hub: hub,
-        }
-    }
-
-    fn send(&mut self, count: u64, body: &[u8]) {
-        for _ in 0..count {
-            self.sender
-                .send_to(self.channel, body)
-                .expect("room in the lane");
-        }
-    }
-
-    /// Routes whatever the lanes hold.
-    fn route(&mut self) {
-        while self.master.step() > 0 {}
-    }
-
-    /// Takes `count` messages from every receiver and checks them.
-    fn take(&mut self, count: u64, body: &[u8]) {
-        for receiver in &mut self.receivers {
-            for _ in 0..count {
-                let message = receiver.recv().expect("nothing lost").expect("a message");
-                assert_eq!(message.body, body);
-            }
-        }
-    }
-
-    fn drain(&mut self, count: u64, body: &[u8]) {
-        self.route();
-        self.take(count, body);
-    }
-}
-
-/// Attaching and joining wait for the master, so they need a thread beside the one that drives it.
-fn attach_all(hub: &Hub, master: &mut Master, receivers: u32) -> (Core, Channel, Vec<Core>) {
-    let hub = hub.clone();
-    let setup = std::thread::spawn(move || {
-        let mut sender = hub.attach(0, 0).expect("the sender's slot");
-        let channel = sender.channel(CHANNEL).expect("a handle");
-        (
-            sender,
-            channel,
-            (1..=receivers)
-                .map(|worker| subscribe(&hub, worker))
-                .collect(),
-        )
-    });
-    while !setup.is_finished() {
-        master
-            .poll(Some(Duration::from_millis(1)))
-            .expect("a pass of the master");
-    }
-    setup.join().expect("no panic in the setup")
-}
-
-fn subscribe(hub: &Hub, worker: u32) -> Core {
-    let mut core = hub.attach(worker, 0).expect("a receiver's slot");
-    core.join(CHANNEL).expect("a subscription");
-    core
 }
 
 /// The check every figure below rests on: everything that is sent arrives, once, in order.
