@@ -167,7 +167,7 @@ ifeq ($(NIGHTLY),nightly)
 	$(call say,'sanitizers: ThreadSanitizer')
 	CARGO_TARGET_DIR=$(TARGET)/thread \
 	    RUSTFLAGS='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer' \
-	    TSAN_OPTIONS=halt_on_error=1 \
+	    TSAN_OPTIONS='halt_on_error=1 suppressions=$(CURDIR)/tests/tsan.supp' \
 	    $(CARGO) +nightly test --target $(HOST) -p corecast --no-default-features --lib --test api --test overflow -- --test-threads=1
 else
 	$(call say,'sanitizers: skipped. There is no nightly toolchain')
