@@ -42,6 +42,7 @@ while len(result) < 40:
     result.append(m.decode())
 uwsgi.channel_send("done", me)
 """
+    nobody_is_subscribed(server)  # each begins when it sees two: none of an earlier test
     with ThreadPoolExecutor() as pool:
         one, two = pool.map(lambda n: server.run(chat % n), range(2))
     assert one == two and sorted(one) == sorted(f"{m} {n}" for m in (0, 1) for n in range(20)), (
@@ -144,6 +145,7 @@ os.close(r); os.close(w)
 
 @test(("threads", "gevent", "greenlet"), share=True)
 def one_request_waits_while_others_of_its_worker_are_served(server):
+    nobody_is_subscribed(server)
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(server.run, """
 uwsgi.channel_join("bell")
