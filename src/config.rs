@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::doorbell::MAX_SLOTS;
 use crate::error::ConfigError;
 use crate::layout::{FIRST_OWNER, Layout};
 use crate::queue::MAX_BUFFER;
+use crate::router::MAX_SLOTS;
 
 /// Most channels a hub can have.
 pub const MAX_CHANNELS: u32 = 1_000_000;

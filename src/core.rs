@@ -21,7 +21,7 @@ use crate::queue::QueueReader;
 use crate::region::Shared;
 use crate::shared::{Holder, Mailbox, RegionHeader};
 use crate::sync::{AtomicU32, Ordering};
-use crate::ticket::{LastTicket, Tickets};
+use crate::ticket::{Floor, LastTicket, Tickets};
 use crate::view::Access;
 use membership::Memberships;
 use recv::Origin;
@@ -92,6 +92,7 @@ pub struct Core {
     // Copies of what the hot paths need, next to each other.
     header: Shared<RegionHeader>,
     tickets: Shared<Tickets>,
+    floor: Shared<Floor>,
     word: Shared<LaneWord>,
     mailbox: Shared<Mailbox>,
     directory: Directory,
@@ -204,7 +205,7 @@ impl Core {
 
 /// Rings the doorbell of a slot, and wakes the master if it sleeps.
 pub(crate) fn ring(hub: &Inner, slot: usize) {
-    if hub.view.doorbell.ring(slot) {
+    if hub.view.ring_bell(slot) {
         hub.notify_router();
     }
 }

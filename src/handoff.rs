@@ -20,7 +20,7 @@ use crate::region::OsError;
 /// Begins every handoff. The number is that of the format.
 const PREFIX: &str = "corecast1";
 /// More than a hub can have: each slot has at most two.
-const MOST_FDS: usize = 3 * crate::doorbell::MAX_SLOTS;
+const MOST_FDS: usize = 3 * crate::router::MAX_SLOTS;
 
 /// The descriptors of a hub, by number.
 #[derive(Debug, PartialEq, Eq)]

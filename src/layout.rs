@@ -4,15 +4,16 @@
 //! +--------------------+ 0
 //! | header             | version, configuration, counters                router writes
 //! | ledger             | what a successor needs, per slot                 router
+//! | sleep, floor       | does the router sleep, its last cut              router
 //! | mailboxes          | per slot: lane head, event word, answers         router
 //! | directory          | hash table, entries (names, generations)         router
 //! | subscriptions      | one row of slot bits per channel                 router
 //! | pins               | the same for open handles                        router
 //! | queue buffers      | per slot: two                                    router
 //! +--------------------+
-//! | common             | tickets, doorbell                                all, by RMW
+//! | common             | tickets                                          all, by RMW
 //! +--------------------+
-//! | worker 0           | slot words, lane words, control words, lanes     worker 0, router
+//! | worker 0           | bells, slot, lane and control words, lanes       worker 0, router
 //! | worker 1 ...       |                                                  worker 1, router
 //! +--------------------+
 //! | extra slot 0 ...   | the same for one core                            its owner, router
@@ -22,7 +23,7 @@
 //! by atomic read-modify-write, and resets what a dead owner left.
 
 use crate::config::Config;
-use crate::doorbell::Doorbell;
+use crate::doorbell::{self, Bell, Sleep};
 use crate::error::ConfigError;
 use crate::lane::LaneWord;
 use crate::ledger::{Account, LedgerHead};
@@ -30,7 +31,7 @@ use crate::queue::{ControlWord, OVERHEAD};
 use crate::record::{HEADER, NAME_MAX, STAMP_BYTES, round_up, size_of_record};
 use crate::region::Part;
 use crate::shared::{Entry, Mailbox, RegionHeader, SlotWord};
-use crate::ticket::Tickets;
+use crate::ticket::{Floor, Tickets};
 
 /// Bytes of a page as far as the layout is concerned.
 pub(crate) const PAGE: usize = 4096;
@@ -52,6 +53,10 @@ pub(crate) struct Layout {
     pub buffer_capacity: usize,
     /// The ledger's head; two accounts per slot follow, of its queue and its lane.
     pub ledger: usize,
+    /// Whether the router sleeps.
+    pub sleep: usize,
+    /// Its last cut.
+    pub floor: usize,
     pub mailboxes: usize,
     pub table: usize,
     pub entries: usize,
@@ -61,7 +66,6 @@ pub(crate) struct Layout {
     /// Start of what all write.
     pub common: usize,
     pub tickets: usize,
-    pub doorbell: usize,
     pub workers: Group,
     pub extra: Group,
     pub total: usize,
@@ -89,6 +93,13 @@ struct Place {
     /// Cores of the part, and which of them.
     cores: usize,
     core: usize,
+}
+
+impl Place {
+    /// Start of the words.
+    fn words(&self) -> usize {
+        self.start + colour(self.owner)
+    }
 }
 
 /// Bytes of one word of a slot: alone on its cache lines.
@@ -126,6 +137,8 @@ impl Layout {
         plan.part(1, size_of::<RegionHeader>());
         let accounts = 2 * slots * size_of::<Account>();
         let ledger = plan.part(1, size_of::<LedgerHead>() + accounts);
+        let sleep = plan.part(1, size_of::<Sleep>() + size_of::<Floor>());
+        let floor = sleep + size_of::<Sleep>();
         let mailboxes = plan.part(slots, size_of::<Mailbox>());
         let table = plan.part(table_len, size_of::<u32>());
         let entries = plan.part(channels, size_of::<Entry>());
@@ -134,7 +147,6 @@ impl Layout {
         let buffers = plan.part(2 * slots, buffer_capacity);
         let common = plan.0.unwrap_or(0);
         let tickets = plan.part(1, size_of::<Tickets>());
-        let doorbell = plan.part(1, size_of::<Doorbell>());
         let mut group = |count: u32, cores: u32| {
             let (count, cores) = (count as usize, cores as usize);
             let stride = words_bytes(cores) + cores * lane_capacity;
@@ -158,6 +170,8 @@ impl Layout {
             lane_window: round_up(config.lane_bytes),
             buffer_capacity,
             ledger,
+            sleep,
+            floor,
             mailboxes,
             table,
             entries,
@@ -166,7 +180,6 @@ impl Layout {
             buffers,
             common,
             tickets,
-            doorbell,
             workers,
             extra,
             total: total.ok_or(ConfigError::TooLarge {
@@ -202,6 +215,24 @@ impl Layout {
         FIRST_OWNER + self.place(slot).owner
     }
 
+    /// Number of the slot's core among those of its owner.
+    pub fn core_of(&self, slot: usize) -> usize {
+        self.place(slot).core
+    }
+
+    /// All slots of the slot's owner.
+    pub fn siblings(&self, slot: usize) -> std::ops::Range<usize> {
+        let place = self.place(slot);
+        let first = slot - place.core;
+        first..first + place.cores
+    }
+
+    /// Offset of the [`Bell`] of a slot's core.
+    pub fn bell(&self, slot: usize) -> usize {
+        let place = self.place(slot);
+        place.words() + place.core / doorbell::CORES * WORD
+    }
+
     /// Offset of a slot's [`SlotWord`].
     pub fn slot_word(&self, slot: usize) -> usize {
         self.word(slot, 0)
@@ -226,8 +257,8 @@ impl Layout {
     /// Offset of a slot's word in array number `array` of its part.
     fn word(&self, slot: usize, array: usize) -> usize {
         let place = self.place(slot);
-        let words = place.start + colour(place.owner);
-        words + (array * place.cores + place.core) * WORD
+        let bells = place.cores.div_ceil(doorbell::CORES);
+        place.words() + (bells + array * place.cores + place.core) * WORD
     }
 
     fn place(&self, slot: usize) -> Place {
@@ -260,7 +291,7 @@ impl Layout {
             [self.lane_capacity, self.lane_window, self.buffer_capacity],
             [self.ledger, self.mailboxes, self.table, self.entries],
             [self.subscriptions, self.pins, self.buffers, self.common],
-            [self.tickets, self.doorbell, self.total],
+            [self.tickets, self.sleep, self.total],
             (&self.workers, &self.extra),
         )
             .hash(&mut hasher);
@@ -281,10 +312,12 @@ const COLOURS: usize = PAGE / WORD;
 
 /// Bytes for the words of a part's cores, wherever its colour has them begin.
 const fn words_bytes(cores: usize) -> usize {
-    ((COLOURS - 1) * WORD + 3 * cores * WORD).next_multiple_of(PAGE)
+    let words = cores.div_ceil(doorbell::CORES) + 3 * cores;
+    ((COLOURS - 1 + words) * WORD).next_multiple_of(PAGE)
 }
 
 const _: () = {
+    assert!(size_of::<Bell>() == WORD);
     assert!(size_of::<SlotWord>() == WORD);
     assert!(size_of::<LaneWord>() == WORD);
     assert!(size_of::<ControlWord>() == WORD);
@@ -304,6 +337,7 @@ mod tests {
         let l = Layout::new(&config).expect("a valid configuration");
         let starts = [
             l.ledger,
+            l.sleep,
             l.mailboxes,
             l.table,
             l.entries,
@@ -312,7 +346,6 @@ mod tests {
             l.buffers,
             l.common,
             l.tickets,
-            l.doorbell,
             l.workers.start,
             l.extra.start,
             l.total,
@@ -338,6 +371,9 @@ mod tests {
         let mut taken = Vec::new();
         for slot in 0..l.slots {
             let part = &l.parts()[l.part_of(slot)];
+            if l.core_of(slot) == 0 {
+                taken.push((l.bell(slot), WORD));
+            }
             let words = [l.slot_word(slot), l.lane_word(slot), l.control_word(slot)];
             let ring = (l.lane_ring(slot), l.lane_capacity);
             for (at, len) in words.map(|at| (at, WORD)).into_iter().chain([ring]) {

@@ -243,16 +243,17 @@ impl Master {
         });
     }
 
-    /// Arms all lanes and the doorbell; false when there is news.
+    /// Arms all lanes and says that it sleeps; false when there is news.
     fn may_sleep(&mut self) -> bool {
-        self.router().rest() && self.hub.view.doorbell.try_sleep()
+        let router = self.router();
+        router.rest() && router.try_sleep()
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<Events, MasterError> {
         let mut events = [EpollEvent::empty(); 16];
         let millis = timeout.min(LONGEST_SLEEP).as_micros().div_ceil(1000) as u16;
         let result = self.epoll.wait(&mut events, EpollTimeout::from(millis));
-        self.hub.view.doorbell.awake();
+        self.hub.view.sleep.awake();
         match result {
             Ok(n) if events[..n].iter().any(|e| e.data() != u64::MAX) => Ok(Events::Deaths),
             Ok(0) => Ok(Events::None),

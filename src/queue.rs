@@ -68,6 +68,11 @@ impl Control {
     /// The state after attach: back buffer 0, nothing there, not armed.
     pub const EMPTY: Self = Self(0);
 
+    /// True when the router has left it so for a new owner: nothing there, nothing asked for.
+    pub fn is_fresh(self) -> bool {
+        self.0 & !PUBLICATION_MASK == 0
+    }
+
     /// Which buffer is the back.
     #[inline]
     pub fn index(self) -> usize {

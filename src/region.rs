@@ -163,17 +163,17 @@ impl Region {
     }
 
     /// Gives up, once for each process, what `keep` does not say. Memfds are closed but those that
-    /// `hold` names. False when this process has done so before.
+    /// `hold` names. Does nothing when this process has done so before.
     pub fn restrict(
         &self,
         keep: impl Fn(usize) -> Keep,
         hold: impl Fn(usize) -> bool,
-    ) -> Result<bool, OsError> {
+    ) -> Result<(), OsError> {
         let _turn = self.turn();
         let me = std::process::id();
         // Relaxed, here and below: changed in turn.
         if self.restricted.swap(me, Ordering::Relaxed) == me {
-            return Ok(false);
+            return Ok(());
         }
         // What a parent used is not this process's.
         self.users
@@ -191,7 +191,7 @@ impl Region {
             part += run.max(1);
         }
         self.fds.close_except(hold);
-        Ok(true)
+        Ok(())
     }
 
     /// Makes sure that this process can write a part, until it says [`Self::give_back`]. False

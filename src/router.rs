@@ -20,6 +20,7 @@
 //! quarantined, never the reason for a panic.
 
 mod adopt;
+mod bells;
 mod deliver;
 #[cfg(test)]
 mod extremes;
@@ -45,11 +46,13 @@ use crate::region::Shared;
 use crate::shared::{Holder, Mailbox};
 use crate::stats::Stats;
 use crate::subscriptions::Subscriptions;
+use crate::ticket;
 use crate::view::View;
+use bells::Bells;
 use deliver::{Small, Stage};
 #[cfg(debug_assertions)]
 pub use sabotage::Sabotage;
-pub(crate) use slot_set::SlotSet;
+pub(crate) use slot_set::{MAX_SLOTS, SlotSet};
 use transaction::queue_writer;
 
 /// Bytes of records appended before the queues are published: more falls out of the L2 cache at
@@ -59,6 +62,11 @@ const OP_BYTES: usize = 16 << 10;
 const PASS_BYTES: usize = 128 << 10;
 /// Passes that a lane may be found empty before it is armed: arming costs the sender a doorbell.
 const IDLE_PASSES: u8 = 8;
+
+/// Passes without a cut in a row.
+const SOLE_PASSES: u32 = 4096;
+/// Cuts between two looks at how far the tickets are behind the clock.
+const CATCH_UP: u32 = 1024;
 
 /// What a pass leaves for the master to do.
 #[derive(Debug)]
@@ -138,6 +146,7 @@ pub(crate) struct Router {
     subscriptions: Subscriptions,
     lanes: Vec<Lane>,
     queues: Vec<QueueWriter>,
+    bells: Bells,
     /// Lanes that are not armed: they may have news without ringing.
     active: SlotSet,
     leaving: SlotSet,
@@ -160,6 +169,10 @@ pub(crate) struct Router {
     unpublished: usize,
     /// Bytes this pass may still route.
     budget: usize,
+    /// The last cut plus one: no ticket below it is drawn any more.
+    floor: u64,
+    cuts: u32,
+    sole_passes: u32,
     /// The full queue that routing waits for.
     blocked_on: Option<usize>,
     /// Channels removed so far: contexts checked before may be stale.
@@ -191,6 +204,7 @@ impl Router {
             queues: (0..slots)
                 .map(|s| queue_writer(&view, s, committed))
                 .collect(),
+            bells: Bells::new(&view),
             active: SlotSet::new(),
             leaving: SlotSet::new(),
             merge: BinaryHeap::with_capacity(slots),
@@ -203,6 +217,9 @@ impl Router {
             answering: None,
             unpublished: 0,
             budget: 0,
+            floor: view.floor.load(),
+            cuts: 0,
+            sole_passes: 0,
             blocked_on: None,
             removals: 0,
             now: 0,
@@ -249,8 +266,8 @@ impl Router {
             && self.stage.is_empty()
     }
 
-    /// Arms every lane that is empty; false when news came meanwhile. After this, and a doorbell
-    /// that is told so, the router may sleep.
+    /// Arms every lane that is empty; false when news came meanwhile. After this, and
+    /// [`Self::try_sleep`], the router may sleep.
     pub fn rest(&mut self) -> bool {
         let mut from = 0;
         while let Some(slot) = self.active.next(from) {
@@ -260,6 +277,11 @@ impl Router {
             }
         }
         true
+    }
+
+    /// Says that the router sleeps; false when something is rung, and it does not.
+    pub fn try_sleep(&mut self) -> bool {
+        self.view.sleep.try_sleep(|| self.bells.is_rung())
     }
 
     /// Finds the lanes with news and takes their tails. Some(T): deliver what is below T; None:
@@ -273,7 +295,7 @@ impl Router {
             self.extend_all();
             return None;
         }
-        if self.active.len() == 1 && self.may_do_without_cut() && self.collect_sole() {
+        if self.is_sole_pass() && self.collect_sole() {
             return None;
         }
         if self.active.is_empty() {
@@ -283,7 +305,31 @@ impl Router {
         let cut = self.cut();
         self.take_doorbells();
         self.extend_all();
+        // Relaxed by nature: it only narrows what senders take for plausible.
+        self.floor = cut.wrapping_add(1);
+        self.view.floor.raise(cut);
         Some(cut)
+    }
+
+    /// True when one lane is active. Now and then a cut is due all the same, lest the floor fall
+    /// too far behind the counter.
+    fn is_sole_pass(&mut self) -> bool {
+        if self.active.len() != 1 || !self.may_do_without_cut() {
+            return false;
+        }
+        self.sole_passes = self.sole_passes.wrapping_add(1);
+        self.sole_passes % SOLE_PASSES != 0
+    }
+
+    /// Draws the ticket of a cut.
+    fn draw(&mut self) -> u64 {
+        let tickets = self.view.tickets;
+        self.cuts = self.cuts.wrapping_add(1);
+        let cut = tickets.cut(self.floor, ticket::clock);
+        if self.cuts % CATCH_UP == 0 {
+            return tickets.catch_up(cut, ticket::clock);
+        }
+        cut
     }
 
     /// Tries to take the only active lane's tail without a cut: tail first, then the doorbell. If
@@ -293,7 +339,7 @@ impl Router {
             return false;
         };
         let tail = self.lanes[slot].word.read().tail();
-        if self.view.doorbell.is_rung() {
+        if self.bells.is_rung() {
             return false;
         }
         self.extend(slot, tail);
@@ -301,13 +347,15 @@ impl Router {
     }
 
     fn take_doorbells(&mut self) {
-        let doorbell = self.view.doorbell;
-        doorbell.take(|leaf, mut bits| {
+        for line in 0..self.bells.len() {
+            let Some((first, mut bits)) = self.bells.take(line) else {
+                continue;
+            };
             while bits != 0 {
-                self.notice(leaf * 64 + bits.trailing_zeros() as usize);
+                self.notice(first + bits.trailing_zeros() as usize);
                 bits &= bits - 1;
             }
-        });
+        }
     }
 
     fn extend_all(&mut self) {
@@ -424,7 +472,7 @@ impl Router {
 
     /// A record at or above the cut waits for the next pass, if it can exist at all.
     fn check_future(&mut self, slot: usize, ticket: u64) {
-        let drawn = self.view.tickets.peek();
+        let drawn = self.view.tickets.drawn(self.floor, ticket::clock);
         if ticket.wrapping_sub(drawn) as i64 >= 0 {
             self.quarantine(slot);
         }

@@ -141,6 +141,8 @@ const FREE: u64 = 0;
 const LIVE: u64 = 1;
 /// Held by a core whose lane was found damaged; freed when its process ends.
 const QUARANTINED: u64 = 2;
+/// Linux has no pid above this.
+const PID_MAX: u32 = 1 << 22;
 
 impl Holder {
     #[inline]
@@ -167,13 +169,24 @@ impl Holder {
         self.0 >> STATE_SHIFT & 0xff
     }
 
+    /// Free; a word that names somebody all the same is damaged.
     pub fn is_free(self) -> bool {
-        self.state() == FREE
+        self.state() == FREE && self.pid() == 0
     }
 
     /// Held by a core in good standing.
     pub fn is_live(self) -> bool {
         self.state() == LIVE
+    }
+
+    /// True when this is what the router made of `before`, its last owner's.
+    pub fn is_freed(self, before: Holder) -> bool {
+        self == Self::with(before.generation(), FREE, 0)
+    }
+
+    /// True when this is what a core makes of a free slot that was `before`.
+    pub fn follows(self, before: Holder) -> bool {
+        self == before.taken_by(self.pid()) && (1..=PID_MAX).contains(&self.pid())
     }
 
     fn with(generation: u32, state: u64, pid: u32) -> Self {
@@ -213,10 +226,13 @@ impl SlotWord {
     /// Router: marks the holder as one whose lane is no longer read.
     pub fn quarantine(&self, seen: Holder) -> Holder {
         let marked = Holder::with(seen.generation(), QUARANTINED, seen.pid());
-        match self.cas(seen, marked) {
-            Ok(()) => marked,
-            Err(actual) => actual,
+        // A failed CAS means that the worker has overwritten the word as well: what it claims now
+        // must not change who the router thinks it is.
+        if self.cas(seen, marked).is_err() {
+            // SYNC(slot): pairs with the core's Acquire; carries no data.
+            self.0.store(marked.0, Ordering::Release);
         }
+        marked
     }
 
     fn cas(&self, old: Holder, new: Holder) -> Result<(), Holder> {
@@ -285,5 +301,5 @@ const _: () = {
     assert!(size_of::<crate::queue::ControlWord>() == 128);
     assert!(size_of::<crate::lane::LaneWord>() == 128);
     assert!(size_of::<crate::ticket::Tickets>() == 128);
-    assert!(size_of::<crate::doorbell::Doorbell>() == 128 * 64);
+    assert!(size_of::<crate::doorbell::Sleep>() == 128);
 };

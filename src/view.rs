@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::directory::Directory;
-use crate::doorbell::Doorbell;
+use crate::doorbell::{Bell, Sleep};
 use crate::error::AdoptError;
 use crate::fds::FdTable;
 use crate::lane::LaneWord;
@@ -16,7 +16,7 @@ use crate::region::{Keep, OsError, Part, Region, Shared};
 use crate::shared::{MAGIC, Mailbox, RegionHeader, SlotWord, VERSION};
 use crate::subscriptions::Rows;
 use crate::sync::Ordering;
-use crate::ticket::Tickets;
+use crate::ticket::{self, Floor, Tickets};
 
 /// A mapped region with its configuration. Shared by everything in a process that uses it.
 #[derive(Debug)]
@@ -26,7 +26,10 @@ pub(crate) struct View {
     pub header: Shared<RegionHeader>,
     pub ledger: Shared<LedgerHead>,
     pub tickets: Shared<Tickets>,
-    pub doorbell: Shared<Doorbell>,
+    /// Whether the router sleeps.
+    pub sleep: Shared<Sleep>,
+    /// The router's last cut.
+    pub floor: Shared<Floor>,
     pub directory: Directory,
     pub rows: Rows,
     pub pins: Rows,
@@ -74,7 +77,8 @@ impl View {
                 header: region.words(0),
                 ledger: region.words(layout.ledger),
                 tickets: region.words(layout.tickets),
-                doorbell: region.words(layout.doorbell),
+                sleep: region.words(layout.sleep),
+                floor: region.words(layout.floor),
                 directory: Directory::new(
                     region.words(layout.table),
                     layout.table_len,
@@ -109,6 +113,7 @@ impl View {
         for (word, value) in header.config.iter().zip(self.config.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
+        self.tickets.start(&self.floor, ticket::clock());
         for slot in 0..self.layout.slots {
             self.lane_word(slot).reset(0);
         }
@@ -139,10 +144,6 @@ impl View {
             return Ok(());
         }
         let own = worker.map(|worker| FIRST_OWNER + worker as usize);
-        if let Some(own) = own {
-            // Never given back: the worker attaches and detaches as it likes.
-            self.region.borrow(own)?;
-        }
         let helpers = FIRST_OWNER + self.layout.workers.count;
         let keep = |part| match part {
             0 => Keep::ToRead,
@@ -150,7 +151,12 @@ impl View {
             _ => Keep::Nothing,
         };
         let hold = |part| own.is_none() || part >= helpers;
-        self.region.restrict(keep, hold).map(|_| ())
+        self.region.restrict(keep, hold)?;
+        if let Some(own) = own {
+            // Never given back: the worker attaches and detaches as it likes.
+            self.region.borrow(own)?;
+        }
+        Ok(())
     }
 
     /// Access to a slot's words and lane for as long as the result lives; None if this process
@@ -182,6 +188,19 @@ impl View {
         assert!(slot < self.layout.slots);
         // SAFETY: the layout has a slot word for each slot there.
         unsafe { self.region.words(self.layout.slot_word(slot)) }
+    }
+
+    /// The bell of a slot's owner that has a bit for the slot's core.
+    pub fn bell(&self, slot: usize) -> Shared<Bell> {
+        assert!(slot < self.layout.slots);
+        // SAFETY: the layout has a bell for each slot there.
+        unsafe { self.region.words(self.layout.bell(slot)) }
+    }
+
+    /// Rings the bell of a slot; true when the router sleeps and must be notified.
+    #[must_use]
+    pub fn ring_bell(&self, slot: usize) -> bool {
+        self.bell(slot).ring(self.layout.core_of(slot), &self.sleep)
     }
 
     pub fn mailbox(&self, slot: usize) -> Shared<Mailbox> {

@@ -77,6 +77,10 @@ impl Core {
         // slot word's Acquire orders it behind what the router did when it freed the slot.
         let head = view.mailbox(slot).head.load(Ordering::Relaxed);
         word.reset(head);
+        // The same for the queue: nothing is published to it before this core's first join.
+        if !control.load().is_fresh() {
+            control.reset();
+        }
         // SAFETY: the region has these bytes there; taking the slot word made this core the only
         // producer of the lane and the only reader of the queue. The hub's Arc keeps the region.
         let (lane, queue) = unsafe {
@@ -105,6 +109,7 @@ impl Core {
             detached: false,
             header: view.header,
             tickets: view.tickets,
+            floor: view.floor,
             word,
             mailbox: view.mailbox(slot),
             directory: view.directory,
@@ -115,7 +120,7 @@ impl Core {
             stamped: config.timestamps == Timestamps::Message,
             ordered: config.order == Order::Total,
             queue,
-            seen_ticket: view.tickets.peek(),
+            seen_ticket: view.floor.load(),
             origin: Origin::unknown(),
             lost: 0,
             last_request: 0,

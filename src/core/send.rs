@@ -12,6 +12,7 @@ use crate::record::{
 };
 use crate::router::realtime_nanos;
 use crate::sync::Ordering;
+use crate::ticket;
 
 /// The last name resolved: most senders send to one channel many times in a row.
 pub(super) struct NameCache {
@@ -363,7 +364,9 @@ impl Core {
     #[inline]
     pub(super) fn ticket(&mut self) -> u64 {
         if self.ordered {
-            self.tickets.next(&mut self.last_ticket)
+            let floor = || self.floor.load();
+            self.tickets
+                .next(&mut self.last_ticket, floor, ticket::clock)
         } else {
             0
         }

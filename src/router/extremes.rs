@@ -19,7 +19,7 @@ fn hub_just_below(limit: u64) -> (Hub, Router) {
     let hub = hub.max_message(500).create().expect("a hub");
     drop(hub.inner.router.lock().take());
     let view = &hub.inner.view;
-    overwrite(view.tickets.get(), limit.wrapping_sub(300));
+    view.tickets.start(&view.floor, limit.wrapping_sub(300));
     let position = limit.wrapping_sub(20_000) & !15;
     for slot in 0..view.layout.slots {
         view.lane_word(slot).reset(position);

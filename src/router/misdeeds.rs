@@ -94,7 +94,7 @@ fn equal_tickets_in_two_lanes_do_not_stop_the_router() {
     let tickets = hub.inner.view.tickets;
     let drawn = tickets.peek();
     a.send("room", b"one").expect("sent");
-    overwrite(tickets.get(), drawn);
+    tickets.start(&hub.inner.view.floor, drawn);
     b.send("room", b"two").expect("sent");
     settle(&mut router);
     let mut heard = 0;

@@ -29,11 +29,11 @@ impl std::fmt::Debug for Sabotage {
 
 #[cfg(debug_assertions)]
 impl Router {
-    pub(super) fn cut(&self) -> u64 {
+    pub(super) fn cut(&mut self) -> u64 {
         if self.sabotage.cut_without_draw {
             return self.view.tickets.peek();
         }
-        self.view.tickets.cut()
+        self.draw()
     }
 
     pub(super) fn may_do_without_cut(&self) -> bool {
@@ -56,8 +56,8 @@ impl Router {
 #[cfg(not(debug_assertions))]
 impl Router {
     #[inline]
-    pub(super) fn cut(&self) -> u64 {
-        self.view.tickets.cut()
+    pub(super) fn cut(&mut self) -> u64 {
+        self.draw()
     }
 
     #[inline]

@@ -1,11 +1,14 @@
 //! A set of slots: the router's own, in its own memory.
 
-use crate::doorbell::LEAVES;
+/// Words of a set: as many as a summary word has bits, less one.
+const WORDS: usize = 63;
+/// Most slots a hub can have.
+pub(crate) const MAX_SLOTS: usize = WORDS * 64;
 
 /// A set of slots that never allocates.
 #[derive(Clone, Debug)]
 pub(crate) struct SlotSet {
-    words: [u64; LEAVES],
+    words: [u64; WORDS],
     /// Bit `i`: word `i` is not zero.
     summary: u64,
     len: usize,
@@ -14,7 +17,7 @@ pub(crate) struct SlotSet {
 impl SlotSet {
     pub const fn new() -> Self {
         Self {
-            words: [0; LEAVES],
+            words: [0; WORDS],
             summary: 0,
             len: 0,
         }
@@ -84,7 +87,6 @@ impl Default for SlotSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doorbell::MAX_SLOTS;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 

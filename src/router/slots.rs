@@ -20,10 +20,6 @@ impl Lane {
 impl Router {
     /// A slot rang: a new owner, news in its lane, or room in its queue.
     pub(super) fn notice(&mut self, slot: usize) {
-        if slot >= self.lanes.len() {
-            self.stats.violations += 1;
-            return;
-        }
         if self.lanes[slot].standing == Standing::Free {
             self.notice_owner(slot);
         }
@@ -42,13 +38,14 @@ impl Router {
     }
 
     fn notice_owner(&mut self, slot: usize) {
-        let holder = self.view.slot(slot).load();
-        if !holder.is_live() {
-            if !holder.is_free() {
-                // Damage: nobody could take the slot any more.
+        let (holder, before) = (self.view.slot(slot).load(), self.lanes[slot].holder);
+        let is_claim = holder.is_live() && (holder.follows(before) || holder == before);
+        if !is_claim {
+            if !holder.is_freed(before) {
+                // Damage: nobody could take the slot any more, or it would watch over a stranger.
                 self.stats.violations += 1;
                 self.lanes[slot].disown();
-                self.view.slot(slot).free(self.lanes[slot].holder);
+                self.view.slot(slot).free(before);
             }
             return;
         }
@@ -139,7 +136,17 @@ impl Router {
     fn free(&mut self, slot: usize) {
         let lane = &mut self.lanes[slot];
         lane.store_head();
+        self.bells.heed(slot, true);
         self.view.slot(slot).free(lane.holder);
+        // Whatever it has done to the words of slots that it did not hold.
+        for sibling in self.view.layout.siblings(slot) {
+            let lane = &self.lanes[sibling];
+            // One that still has its last owner's word is about to be freed like this one.
+            let is_freed = self.view.slot(sibling).load() != lane.holder;
+            if lane.standing == Standing::Free && is_freed {
+                self.notice_owner(sibling);
+            }
+        }
         self.stats.cores -= 1;
         self.outcome.owners.insert(slot);
         self.outcome.events.insert(slot);
@@ -159,6 +166,8 @@ impl Router {
             self.stats.quarantined += 1;
             self.active.remove(slot);
             self.outcome.events.insert(slot);
+            // It must not keep the router awake, nor make it draw tickets.
+            self.bells.heed(slot, false);
             self.leave_all(slot, true);
         }
     }

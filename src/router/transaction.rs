@@ -123,7 +123,10 @@ impl Lane {
         let (account, state) = ledger::Entry::open(view.lane_account(slot), committed);
         // SYNC(lane.head): a predecessor's store; it is dead.
         let released = mailbox.head.load(Ordering::Acquire);
-        let never: Words = [released, 0, 0, 0, 0, 0, 0];
+        // A slot that the ledger does not know has had the owners that its word counts.
+        let free = Some(view.slot(slot).load()).filter(|word| word.is_free());
+        let owners = free.map_or(0, |word| word.bits());
+        let never: Words = [released, 0, 0, 0, owners, 0, 0];
         let state = state.unwrap_or(never);
         let head = state[0] & !15; // as every position
         // SAFETY: the view's region holds `lane_capacity` bytes there and outlives the router.

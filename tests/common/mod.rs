@@ -88,6 +88,24 @@ impl Child {
         assert_eq!(status, WaitStatus::Exited(self.pid, 0), "a child failed");
     }
 
+    /// True when it has ended on its own, however.
+    pub fn is_over(&mut self) -> bool {
+        if !self.reaped {
+            let status = waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).expect("waitpid");
+            self.reaped = status != WaitStatus::StillAlive;
+        }
+        self.reaped
+    }
+
+    /// Waits for its end: the signal that brought it about, if one did.
+    pub fn signal_of_end(mut self) -> Option<Signal> {
+        self.reaped = true;
+        match waitpid(self.pid, None).expect("waitpid") {
+            WaitStatus::Signaled(_, signal, _) => Some(signal),
+            _ => None,
+        }
+    }
+
     /// True when it has ended on its own; panics if it ended badly.
     pub fn has_ended(&mut self) -> bool {
         if self.reaped {

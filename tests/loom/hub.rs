@@ -2,7 +2,7 @@
 //! and `master.rs`.
 
 use super::Plain;
-use crate::doorbell::Doorbell;
+use crate::doorbell::{Bell, Sleep};
 use crate::lane::LaneWord;
 use crate::sync::{AtomicU64, Ordering};
 use crate::ticket::{LastTicket, Tickets};
@@ -28,7 +28,9 @@ pub struct Lane {
 pub struct Hub {
     pub lanes: [Lane; LANES],
     pub tickets: Tickets,
-    pub bell: Doorbell,
+    /// Each lane is of an owner of its own.
+    pub bells: [Bell; LANES],
+    pub sleep: Sleep,
     /// Notifications that the router has not taken.
     pub eventfd: AtomicU64,
 }
@@ -39,16 +41,31 @@ impl Hub {
         Self {
             lanes: active.map(Lane::new),
             tickets: Tickets::new(0),
-            bell: Doorbell::new(),
+            bells: std::array::from_fn(|_| Bell::new()),
+            sleep: Sleep::new(),
             eventfd: AtomicU64::new(0),
         }
     }
 
     pub fn ring(&self, slot: usize) {
-        if self.bell.ring(slot) {
-            // Release: a system call orders at least as much.
-            self.eventfd.fetch_add(1, Ordering::Release);
+        if self.bells[slot].ring(0, &self.sleep) {
+            self.notify();
         }
+    }
+
+    pub fn notify(&self) {
+        // Release: a system call orders at least as much.
+        self.eventfd.fetch_add(1, Ordering::Release);
+    }
+
+    /// `Bells::is_rung`.
+    pub fn is_rung(&self) -> bool {
+        self.bells.iter().any(|bell| bell.rung() != 0)
+    }
+
+    /// `Router::try_sleep`.
+    pub fn try_sleep(&self) -> bool {
+        self.sleep.try_sleep(|| self.is_rung())
     }
 }
 
@@ -94,7 +111,7 @@ impl Sender {
         if !self.reuses {
             self.last = LastTicket::default();
         }
-        let ticket = hub.tickets.next(&mut self.last);
+        let ticket = hub.tickets.next(&mut self.last, || 0, || 0);
         self.send_with(hub, Record { ticket, body });
     }
 
@@ -210,7 +227,7 @@ impl Router {
         }
         let cut = match self.how {
             Collect::CutWithoutDraw => hub.tickets.peek(),
-            _ => hub.tickets.cut(),
+            _ => hub.tickets.cut(0, || 0),
         };
         if self.how != Collect::DoorbellBeforeCut {
             self.take_doorbell(hub);
@@ -228,10 +245,10 @@ impl Router {
         };
         let tail = || hub.lanes[slot].word.read().tail();
         let (tail, rung) = match self.how {
-            Collect::Real => (tail(), hub.bell.is_rung()),
+            Collect::Real => (tail(), hub.is_rung()),
             Collect::SoleWithoutDoorbell => (tail(), false),
             Collect::SoleDoorbellFirst => {
-                let rung = hub.bell.is_rung();
+                let rung = hub.is_rung();
                 (tail(), rung)
             }
             _ => return false,
@@ -244,11 +261,9 @@ impl Router {
     }
 
     fn take_doorbell(&mut self, hub: &Hub) {
-        hub.bell.take(|_, bits| {
-            for slot in 0..LANES {
-                self.active[slot] |= bits >> slot & 1 == 1;
-            }
-        });
+        for (active, bell) in self.active.iter_mut().zip(&hub.bells) {
+            *active |= bell.take() != 0;
+        }
     }
 
     fn extend_all(&mut self, hub: &Hub) {

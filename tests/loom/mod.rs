@@ -65,7 +65,19 @@ fn holds_within(name: &str, bound: usize, model: impl Fn() + Send + Sync + 'stat
 /// Some execution of `model` breaks the claim: it panics with `violation` in the message.
 #[track_caller]
 fn fails(name: &str, weaker: Weaker, violation: &str, model: impl Fn() + Send + Sync + 'static) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| explore(weaker, None, model)));
+    fails_within(name, weaker, None, violation, model);
+}
+
+/// The same among the executions with at most `bound` preemptions: found sooner.
+#[track_caller]
+fn fails_within(
+    name: &str,
+    weaker: Weaker,
+    bound: Option<usize>,
+    violation: &str,
+    model: impl Fn() + Send + Sync + 'static,
+) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| explore(weaker, bound, model)));
     let executions = EXECUTIONS.get();
     let Err(panic) = outcome else {
         panic!("{name}: nothing wrong in {executions} executions, but '{violation}' expected");

@@ -16,11 +16,9 @@ const ACQ_REL: Weaker = &[
     ("ticket.cut", Ordering::AcqRel),
     ("lane.publish", Ordering::AcqRel),
     ("lane.read", Ordering::AcqRel),
-    ("doorbell.leaf", Ordering::AcqRel),
-    ("doorbell.summary", Ordering::AcqRel),
+    ("doorbell.ring", Ordering::AcqRel),
     ("doorbell.peek", Ordering::AcqRel),
     ("doorbell.take", Ordering::AcqRel),
-    ("doorbell.take_leaf", Ordering::AcqRel),
 ];
 
 /// Both lanes are active: no doorbell is rung.

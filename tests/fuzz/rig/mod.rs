@@ -32,7 +32,7 @@ use play::Play;
 pub enum Reach {
     /// Its own part: lane, and the words of its slot.
     Own,
-    /// Whatever any worker writes: all lanes, all words, tickets, doorbell.
+    /// Whatever any worker writes: all lanes, all words, tickets.
     All,
 }
 

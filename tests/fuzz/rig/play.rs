@@ -114,6 +114,11 @@ impl Play {
                 Kind::Word,
             );
             add(
+                std::ptr::from_ref(view.bell(slot).get()).cast(),
+                8,
+                Kind::Word,
+            );
+            add(
                 std::ptr::from_ref(view.slot(slot).get()).cast(),
                 8,
                 Kind::Word,
@@ -126,8 +131,6 @@ impl Play {
         }
         if self.reach == Reach::All {
             add(std::ptr::from_ref(view.tickets.get()).cast(), 8, Kind::Word);
-            let bell = std::ptr::from_ref(view.doorbell.get());
-            add(bell.cast(), size_of_val(view.doorbell.get()), Kind::Word);
         }
         parts
     }
@@ -183,7 +186,8 @@ impl Play {
                 watched(|| router.look_at(HOSTILE));
             }
             14 => {
-                let _asleep = self.hub.inner.view.doorbell.ring(usize::from(n) % 64);
+                let view = &self.hub.inner.view;
+                let _asleep = view.ring_bell(usize::from(n) % view.layout.slots);
             }
             _ => self.forge(n),
         }
@@ -216,7 +220,7 @@ impl Play {
             .lane_word(HOSTILE)
             .publish(tail.wrapping_add(u64::from(n) * 16))
         {
-            let _asleep = view.doorbell.ring(HOSTILE);
+            let _asleep = view.ring_bell(HOSTILE);
         }
     }
 
