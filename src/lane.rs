@@ -202,7 +202,7 @@ impl LaneWriter {
     /// Claims the first `bytes` of what [`Self::straight`] gave.
     #[inline]
     pub fn took(&mut self, bytes: usize) {
-        self.tail += bytes as u64;
+        self.tail = self.tail.wrapping_add(bytes as u64);
     }
 
     #[inline(never)]
