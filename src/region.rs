@@ -215,7 +215,10 @@ impl Region {
         let _turn = self.turn();
         // Relaxed, twice: changed in turn.
         let was_last = self.users[part].fetch_sub(1, Ordering::Relaxed) == 1;
-        if was_last && self.restricted.load(Ordering::Relaxed) == std::process::id() {
+        // What could not be opened again stays: a worker's cores may detach and attach.
+        let can_come_back = self.fds.get(part).is_some();
+        let is_restricted = self.restricted.load(Ordering::Relaxed) == std::process::id();
+        if was_last && can_come_back && is_restricted {
             // Failing leaves a mapping that nobody uses.
             let _ = self.close(part..part + 1);
         }
