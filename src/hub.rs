@@ -227,7 +227,7 @@ impl Hub {
     /// Attaches to any free slot, the extra ones first: for helpers, mules, the master itself.
     ///
     /// # Errors
-    /// No slot is free.
+    /// No slot is free. The master then looks for slots whose holder is dead: try again.
     pub fn attach_any(&self) -> Result<Core, AttachError> {
         let slots = self.inner.view.layout.slots;
         let extra = slots - self.config().extra as usize;
@@ -239,6 +239,9 @@ impl Hub {
                 Err(other) => return Err(other),
             }
         }
+        // A holder may have been killed before it could ring: the master looks at all of them, and
+        // the next try finds what is free then.
+        (0..slots).for_each(|slot| crate::core::ring(&self.inner, slot));
         Err(AttachError::NoFreeSlot {
             slots: slots as u32,
         })
