@@ -51,7 +51,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-benches check-costs check-peers check-python check-fuzz
+PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-crash check-benches check-costs check-peers check-python check-fuzz
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -100,6 +100,13 @@ check-uwsgi: tools-uwsgi ## the uWSGI plugin in servers of Debian and of PyPI
 	$(call say,'uWSGI: build bindings/uwsgi for two versions and run its tests')
 	$(MAKE) --no-print-directory install PREFIX=$(TARGET)/uwsgi/stage DESTDIR=
 	$(PYTHON) bindings/uwsgi/tests/run.py --prefix $(TARGET)/uwsgi/stage --build $(TARGET)/uwsgi
+
+# Optimised, as users have it: the calls have a thirtieth of the instructions then, and all of them
+# are gone through. `make crash` goes on where this stops.
+.PHONY: check-crash
+check-crash: tools-build tools-nextest ## workers die at every instruction of every call
+	$(call say,'crash: workers die at every instruction of every call')
+	$(CARGO) nextest run --release -p corecast --test crash --success-output immediate
 
 .PHONY: check-benches
 check-benches: tools-build ## every bench runs once, as a test
@@ -172,6 +179,19 @@ ifeq ($(NIGHTLY),nightly)
 else
 	$(call say,'sanitizers: skipped. There is no nightly toolchain')
 endif
+
+# --------------------------------------------------------------------- crash
+
+POINTS ?= 10000000
+KILLS ?= 1000000
+STOPS ?= 10000
+SEED ?= $(shell date +%s)
+
+.PHONY: crash
+crash: tools-build ## the long run (POINTS=, KILLS=, STOPS=, SEED=)
+	CORECAST_CRASH_POINTS=$(POINTS) CORECAST_CRASH_KILLS=$(KILLS) \
+	CORECAST_CRASH_STOPS=$(STOPS) CORECAST_CRASH_SEED=$(SEED) \
+	    $(CARGO) test --release -p corecast --test crash -- --nocapture --exact a_long_run_of_random_situations
 
 # ------------------------------------------------------------ bench, header
 

@@ -127,6 +127,18 @@ impl Master {
         self.router().sabotage = how;
     }
 
+    /// For tests that stop a worker somewhere and look at what would follow if it had died there:
+    /// cleans up after all cores of `worker`, as after a death that was seen.
+    #[doc(hidden)]
+    pub fn presume_dead(&mut self, worker: u32) {
+        let cores = self.hub.view.config.cores as usize;
+        let first = worker as usize * cores;
+        for slot in first..first + cores {
+            self.look_at(slot);
+            self.router().reap(slot);
+        }
+    }
+
     fn router(&mut self) -> &mut Router {
         // The option is only emptied by drop.
         self.router.as_mut().expect("a master has its router")

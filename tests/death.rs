@@ -1,5 +1,6 @@
 //! Death: real processes killed, stopped and re-forked under load. Others notice nothing; what the
-//! dead held comes back; nobody waits for a dead master.
+//! dead held comes back; nobody waits for a dead master. Death at every single instruction is in
+//! `tests/crash`.
 
 // The tests' own bookkeeping across processes; not subject to the models.
 #![allow(clippy::disallowed_types)]
@@ -10,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{Child, LONG, Rng, Watchdog, alone, fork, open_fds, shared_words, trace, wait_until};
+use common::{Child, LONG, Rng, Watchdog, alone, fork, open_fds, shared_words, wait_until};
 use corecast::{Core, Hub, JoinError, Master, Overflow, RecvError, SendError, Sender};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -274,95 +275,6 @@ fn a_dead_cores_last_joins_do_not_stop_a_hub_that_blocks() {
     pair.receive();
     assert_eq!(pair.received, pair.sent);
     assert_eq!((hub.stats().cores, hub.stats().channels), (2, 1));
-}
-
-/// A child that attaches worker 0 core 0, sends `warm` as often as it takes to know the channel,
-/// and stands right before one more send, traced. `done` becomes 1 after that send.
-fn about_to_send(hub: &Hub, done: &'static AtomicU64) -> Child {
-    done.store(0, Ordering::SeqCst);
-    let child = trace::traced(|| {
-        let mut core = hub.attach(0, 0).expect("a core");
-        trace::mark();
-        core.send(Pair::CHANNEL, b"theirs").expect("sent");
-        done.store(1, Ordering::SeqCst);
-        std::thread::sleep(FOREVER);
-    });
-    trace::run_to_mark(&child);
-    child
-}
-
-/// Whether a message of the traced child has come; everything else must be of the pair.
-fn received_theirs(pair: &mut Pair) -> bool {
-    let mut theirs = false;
-    while let Some(message) = pair.to.recv().expect("nothing is lost") {
-        if message.body == b"theirs" {
-            assert!(!std::mem::replace(&mut theirs, true), "came twice");
-            continue;
-        }
-        assert_eq!(message.body, pair.received.to_le_bytes());
-        pair.received += 1;
-    }
-    theirs
-}
-
-#[test]
-fn a_sender_stopped_at_any_instruction_of_a_send_stalls_nobody() {
-    let _alone = alone();
-    let _watchdog = Watchdog::new(3 * LONG);
-    let hub = Hub::builder().workers(1).create().expect("a hub");
-    let mut master = hub.master().expect("a master");
-    let mut pair = Pair::driven(&hub, &mut master);
-    let done = &shared_words(1)[0];
-    let child = about_to_send(&hub, done);
-    let (mut instructions, mut theirs) = (0, 0);
-    while done.load(Ordering::SeqCst) == 0 {
-        trace::step(&child);
-        instructions += 1;
-        pair.send();
-        master.step();
-        theirs += usize::from(received_theirs(&mut pair));
-        assert_eq!(pair.received, pair.sent, "at instruction {instructions}");
-    }
-    assert_eq!(theirs, 1);
-    assert!(instructions > 100);
-    println!("stopped at each of {instructions} instructions");
-    child.kill();
-}
-
-#[test]
-fn a_sender_killed_at_any_point_of_a_send_has_sent_it_whole_or_not_at_all() {
-    let _alone = alone();
-    const KILLS: usize = 60;
-    let _watchdog = Watchdog::new(3 * LONG);
-    let hub = Hub::builder().workers(1).create().expect("a hub");
-    let mut master = hub.master().expect("a master");
-    let mut pair = Pair::driven(&hub, &mut master);
-    let done = &shared_words(1)[0];
-    let (mut sent, mut length) = (0, usize::MAX);
-    for kill in 0..=KILLS {
-        let child = about_to_send(&hub, done);
-        // The first runs to the end, to see how long it is.
-        let limit = if kill == 0 {
-            usize::MAX
-        } else {
-            length * (kill - 1) / KILLS
-        };
-        let mut at = 0;
-        while at < limit && done.load(Ordering::SeqCst) == 0 {
-            trace::step(&child);
-            at += 1;
-        }
-        length = length.min(if kill == 0 { at } else { length });
-        child.kill();
-        hub.worker_died(0).expect("told");
-        pair.send();
-        now(&mut master);
-        sent += usize::from(received_theirs(&mut pair));
-        assert_eq!(pair.received, pair.sent, "killed at {at} of {length}");
-        assert_eq!((hub.stats().cores, hub.stats().violations), (2, 0));
-    }
-    assert!(sent > 0 && sent < KILLS, "{sent} of {KILLS} arrived");
-    println!("{KILLS} kills within {length} instructions: {sent} sent");
 }
 
 #[test]

@@ -153,6 +153,33 @@ impl Core {
         self.put(to, body)
     }
 
+    /// A send done wrong: what it publishes it writes afterwards. For the test that shows that
+    /// such a thing is found.
+    ///
+    /// # Errors
+    /// As for [`Self::send`].
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn send_committed_first(
+        &mut self,
+        name: impl AsRef<[u8]>,
+        body: &[u8],
+    ) -> Result<(), SendError> {
+        self.check_send(body.len())?;
+        let to = self.resolve(name.as_ref())?;
+        let at = match to {
+            To::Id(id) => self.put_header(id, body.len())?,
+            To::Name(name) => self.put_named_header(name, body.len())?,
+        };
+        // SAFETY: as in `put`, but that the router may read it already, which is what is wrong.
+        unsafe {
+            let at = self.put_stamp(at);
+            self.publish();
+            record::copy(body.as_ptr(), at, body.len());
+        }
+        Ok(())
+    }
+
     /// The second half.
     #[cfg(debug_assertions)]
     #[doc(hidden)]

@@ -1,5 +1,5 @@
-//! Watching a child through ptrace: counting its system calls, and stepping it instruction by
-//! instruction. Needs no tool, and does not slow down what makes no system call.
+//! Watching a child through ptrace: counting its system calls (stepping it is in `tests/crash`).
+//! Needs no tool, and does not slow down what makes no system call.
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -29,8 +29,8 @@ const MARK: i64 = -7_654_321;
 pub fn syscalls(body: impl FnOnce()) -> Trace {
     let child = traced(body);
     let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE;
-    ptrace(libc::PTRACE_SETOPTIONS, child.pid(), options as usize);
-    ptrace(libc::PTRACE_SYSCALL, child.pid(), 0);
+    ptrace(libc::PTRACE_SETOPTIONS, child.pid(), 0, options as usize);
+    ptrace(libc::PTRACE_SYSCALL, child.pid(), 0, 0);
     let (mut trace, mut marks) = (Trace::default(), 0);
     while let Some(pid) = next_stop(child.pid()) {
         if let Some(number) = entry(pid.0, pid.1) {
@@ -40,7 +40,7 @@ pub fn syscalls(body: impl FnOnce()) -> Trace {
                 _ => {}
             }
         }
-        ptrace(libc::PTRACE_SYSCALL, pid.0, deliver(pid.1));
+        ptrace(libc::PTRACE_SYSCALL, pid.0, 0, deliver(pid.1));
     }
     trace.is_complete = marks == 2;
     std::mem::forget(child); // reaped by next_stop
@@ -58,38 +58,6 @@ pub fn traced(body: impl FnOnce()) -> Child {
     let stopped = WaitStatus::Stopped(child.pid(), Signal::SIGSTOP);
     assert_eq!(waitpid(child.pid(), None), Ok(stopped), "may we ptrace?");
     child
-}
-
-/// Lets a traced child run until its next [`mark`] has been made.
-pub fn run_to_mark(child: &Child) {
-    let pid = child.pid();
-    ptrace(
-        libc::PTRACE_SETOPTIONS,
-        pid,
-        libc::PTRACE_O_TRACESYSGOOD as usize,
-    );
-    let mut entered = false;
-    loop {
-        ptrace(libc::PTRACE_SYSCALL, pid, 0);
-        let status = waitpid(pid, None).expect("waitpid");
-        assert!(matches!(status, WaitStatus::PtraceSyscall(_)), "{status:?}");
-        if entered {
-            return;
-        }
-        entered = entry(pid, status) == Some(MARKED);
-    }
-}
-
-/// Lets a traced child execute one instruction.
-pub fn step(child: &Child) {
-    ptrace(libc::PTRACE_SINGLESTEP, child.pid(), 0);
-    let stopped = WaitStatus::Stopped(child.pid(), Signal::SIGTRAP);
-    assert_eq!(waitpid(child.pid(), None), Ok(stopped));
-}
-
-/// Lets a traced child go on by itself.
-pub fn release(child: &Child) {
-    ptrace(libc::PTRACE_DETACH, child.pid(), 0);
 }
 
 /// Pseudo number of the marking call.
@@ -147,7 +115,9 @@ fn deliver(status: WaitStatus) -> usize {
     }
 }
 
-fn ptrace(request: libc::c_uint, pid: Pid, data: usize) {
-    // SAFETY: requests without memory; fails harmlessly for a thread that has just ended.
-    unsafe { libc::ptrace(request, pid.as_raw(), 0usize, data) };
+/// A ptrace request whose memory arguments, if any, lie in the child; what it returned.
+pub fn ptrace(request: libc::c_uint, pid: Pid, at: usize, data: usize) -> usize {
+    // SAFETY: no memory of this process is involved, except that PEEK requests of glibc return
+    // their word through a local of its own; fails harmlessly for a thread that has just ended.
+    unsafe { libc::ptrace(request, pid.as_raw(), at, data) as usize }
 }

@@ -1,0 +1,60 @@
+//! Negative controls: what these tests are to find, put there on purpose, is found.
+
+use corecast::Overflow;
+
+use crate::body::LEAST;
+use crate::common::{LONG, Watchdog, alone};
+use crate::figures::{Faults, Figures};
+use crate::stage::Stage;
+use crate::sweep::{Recoveries, snapshots};
+use crate::victim::{Call, Fill, Scenario};
+use crate::world::Late;
+
+const SCENARIO: Scenario = Scenario {
+    call: Call::Send,
+    len: 200,
+    lead: 1,
+    lane: Fill::Empty,
+    mail: Fill::Empty,
+    overflow: Overflow::DropNewest,
+};
+
+fn faults(scenario: Scenario, late: Late) -> Faults {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(2 * LONG);
+    let mut figures = Figures::default();
+    let mut stage = Stage::new(scenario);
+    stage.world(|w| w.late = late);
+    stage.save();
+    snapshots(&mut stage, scenario, Recoveries::WhereChanged, &mut figures);
+    println!("{late:?}: {figures}");
+    figures.faults
+}
+
+#[test]
+fn without_a_planted_fault_none_is_found() {
+    assert_eq!(faults(SCENARIO, Late::Checked), Faults::default());
+}
+
+#[test]
+fn a_send_that_commits_before_it_copies_is_found() {
+    let call = Call::SendCommittedFirst;
+    let found = faults(Scenario { call, ..SCENARIO }, Late::Checked);
+    assert!(found.torn > 0, "{found:?}");
+    let call = Call::SendCommittedFirst;
+    let small = faults(
+        Scenario {
+            call,
+            len: LEAST,
+            ..SCENARIO
+        },
+        Late::Checked,
+    );
+    assert!(small.torn > 0, "{small:?}");
+}
+
+#[test]
+fn reaping_a_slot_whoever_holds_it_is_found() {
+    let found = faults(SCENARIO, Late::Unchecked);
+    assert!(found.any() && found.torn == 0, "{found:?}");
+}

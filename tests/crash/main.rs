@@ -1,0 +1,150 @@
+//! Death at every instruction. A worker, the victim, makes a call and is held after each of its
+//! instructions; then everybody else goes through what follows if it dies there, is killed there
+//! for real, or is stopped there and goes on later.
+//!
+//! Nothing but the region and a pidfd is left of a dead process, so what follows is a function of
+//! the region as it is at that instruction. A snapshot runs it: the master reaps, the others send
+//! and receive, and all is put back, down to the private memory of the master and the cores, which
+//! is allocated in one piece for that (`arena`). The victim, stopped under ptrace, does not notice.
+//!
+//! What must be true each time: others go on within eight turns of the master and are notified; a
+//! message whose send had returned comes exactly once, whole, and in an order that agrees with
+//! when sends began and returned; slot, subscriptions, channels and descriptors are back; whoever
+//! gets the slot next finds nothing of its last owner's.
+//!
+//! Without optimisation the calls are thirty times as long; then a selection is run, in a release
+//! build all of it. `CORECAST_CRASH_POINTS` and `CORECAST_CRASH_KILLS` make the long run longer
+//! (`make crash`).
+
+// The way to single-step, and the registers.
+#![cfg(target_arch = "x86_64")]
+// The tests' own bookkeeping across processes; not subject to the models.
+#![allow(clippy::disallowed_types)]
+
+mod arena;
+mod body;
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(debug_assertions)]
+mod controls;
+mod figures;
+mod image;
+mod long;
+mod scenarios;
+mod stage;
+mod step;
+mod sweep;
+mod victim;
+mod world;
+
+use common::{LONG, Watchdog, alone};
+use corecast::Overflow;
+use figures::Figures;
+use stage::Stage;
+use sweep::{Recoveries, interleaved, kill, snapshots, stop};
+use victim::{Call, Scenario};
+
+/// What is done with each scenario.
+struct Plan {
+    lengths: &'static [usize],
+    /// Situations of each call.
+    most: usize,
+    /// One real kill, and one real stop, at each of so many instructions.
+    kill_every: usize,
+    stop_every: usize,
+    /// Messages that the others exchange while the victim is stopped.
+    meanwhile: u64,
+    /// Whether others also exchange a message after each single instruction.
+    interleave: bool,
+}
+
+const PLAN: Plan = if cfg!(debug_assertions) {
+    Plan {
+        lengths: &[200],
+        most: 3,
+        kill_every: 1000,
+        stop_every: 8000,
+        meanwhile: 100,
+        interleave: false,
+    }
+} else {
+    Plan {
+        lengths: &scenarios::LENGTHS,
+        most: usize::MAX,
+        kill_every: 8,
+        stop_every: 64,
+        meanwhile: 1000,
+        interleave: true,
+    }
+};
+
+/// Takes victims through a call in all situations.
+fn die_at_each_instruction_of(calls: &[Call]) {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(8 * LONG);
+    common::stay_on_one_cpu();
+    let mut figures = Figures::default();
+    for &call in calls {
+        let all = scenarios::all_of(call, PLAN.lengths, &mut figures);
+        for scenario in all.into_iter().take(PLAN.most) {
+            figures.scenarios += 1;
+            all_ways(scenario, &mut figures);
+        }
+    }
+    figures.check();
+}
+
+fn all_ways(scenario: Scenario, figures: &mut Figures) {
+    let which = Recoveries::WhereChanged;
+    let path = snapshots(&mut Stage::new(scenario), scenario, which, figures);
+    let mut stage = Stage::new(scenario);
+    // Not always the same ones, if scenarios take the same way.
+    let first = figures.scenarios as usize;
+    for steps in (first % PLAN.kill_every..path.len()).step_by(PLAN.kill_every) {
+        kill(&mut stage, scenario, &path, steps, figures);
+    }
+    if may_be_stopped(scenario) {
+        for steps in (first % PLAN.stop_every..path.len()).step_by(PLAN.stop_every) {
+            stop(&mut stage, scenario, &path, steps, PLAN.meanwhile, figures);
+        }
+    }
+    if may_be_stopped(scenario) && PLAN.interleave {
+        interleaved(&mut stage, scenario, figures);
+    }
+}
+
+/// A hub that blocks waits for whoever does not receive: that is what it is for.
+fn may_be_stopped(scenario: Scenario) -> bool {
+    scenario.overflow != Overflow::Block
+}
+
+macro_rules! calls {
+    ($($name:ident: $($call:ident)+,)+) => {$(
+        #[test]
+        fn $name() {
+            die_at_each_instruction_of(&[$(Call::$call),+]);
+        }
+    )+};
+}
+
+calls! {
+    held_at_each_instruction_of_send: Send SendTo,
+    held_at_each_instruction_of_send_to_another_channel: SendElsewhere,
+    held_at_each_instruction_of_send_to_an_unknown_channel: SendUnheard,
+    held_at_each_instruction_of_send_many: SendMany,
+    held_at_each_instruction_of_recv: Recv RecvAll,
+    held_at_each_instruction_of_join: Join JoinRoom,
+    held_at_each_instruction_of_join_of_one_channel_too_many: JoinTooMany,
+    held_at_each_instruction_of_open_and_close: Open Close,
+    held_at_each_instruction_of_leave: Leave,
+    held_at_each_instruction_of_leave_all: LeaveAll,
+    held_at_each_instruction_of_attach: Attach,
+    held_at_each_instruction_of_detach: Detach Drop,
+}
+
+#[test]
+fn a_long_run_of_random_situations() {
+    let _alone = alone();
+    common::stay_on_one_cpu();
+    long::run().check();
+}
