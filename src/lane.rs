@@ -193,7 +193,7 @@ impl LaneWriter {
     #[inline]
     pub fn straight(&self) -> (*mut u8, usize) {
         let offset = self.tail as usize & (self.capacity - 1);
-        let free = self.capacity - (self.tail - self.head) as usize;
+        let free = self.capacity - self.tail.wrapping_sub(self.head) as usize;
         // Beyond the window lies what was too large for it.
         let room = self.window.saturating_sub(offset).min(free);
         (self.ring.wrapping_add(offset), room)

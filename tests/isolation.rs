@@ -229,8 +229,15 @@ fn mappings_and_descriptors_do_not_grow_over_a_hundred_workers() {
         });
         worker.kill();
         wait_until("it is reaped", || hub.stats().cores == 0);
-        let now = (open_fds(), all().len(), seen[0].load(Ordering::Relaxed));
-        assert_eq!(*first.get_or_insert(now), now, "after {n} workers");
+        // The master closes the pidfd a moment after it has freed the slots; until then a child
+        // inherits it.
+        let (own, mappings) = (open_fds(), all().len());
+        let worker = seen[0].load(Ordering::Relaxed) as usize;
+        let (least, same, few) = *first.get_or_insert((own, mappings, worker));
+        assert!(
+            own <= least + 1 && mappings == same && worker <= few + 1,
+            "after {n} workers: {own}, {mappings}, {worker}"
+        );
     }
     println!(
         "(descriptors, mappings of the master; descriptors of a worker): {:?}",
