@@ -351,7 +351,7 @@ impl Core {
             // SAFETY: the body lies in the front of the queue, which stays as it is until this
             // core receives again or detaches; both end the loan first. The core's hub keeps it
             // mapped.
-            let loan = unsafe { Loan::new(slf.as_any(), message.body)? };
+            let loan = unsafe { Loan::make(slf.as_any(), message.body)? };
             Ok(MessageView {
                 loan: loan.unbind(),
                 facts: facts(py, heard, message, lost)?,

@@ -35,7 +35,7 @@ impl Loan {
     ///
     /// # Safety
     /// The bytes stay as they are while `core` lives, until the loan is ended.
-    pub unsafe fn new<'py>(core: &Bound<'py, PyAny>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    pub unsafe fn make<'py>(core: &Bound<'py, PyAny>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         let py = core.py();
         let class = TYPE.get_or_try_init(py, || make_type(py))?;
         // SAFETY: our own heap type, whose objects are `Loan`s; the fields behind the head, which
@@ -52,7 +52,7 @@ impl Loan {
         }
     }
 
-    /// The loan in an object made by [`Self::new`].
+    /// The loan in an object made by [`Self::make`].
     pub fn of<'a>(object: &'a Bound<'_, PyAny>) -> &'a Self {
         debug_assert!(
             TYPE.get(object.py())
