@@ -1,4 +1,5 @@
-//! Watching a child through ptrace: counting its system calls (stepping it is in `tests/crash`).
+//! Watching a child through ptrace: counting its system calls, and stepping it
+//! (`tests/crash` has a faster way of its own).
 //! Needs no tool, and does not slow down what makes no system call.
 
 use nix::sys::signal::Signal;
@@ -58,6 +59,29 @@ pub fn traced(body: impl FnOnce()) -> Child {
     let stopped = WaitStatus::Stopped(child.pid(), Signal::SIGSTOP);
     assert_eq!(waitpid(child.pid(), None), Ok(stopped), "may we ptrace?");
     child
+}
+
+/// Lets a traced child run until its next [`mark`] has been made.
+pub fn run_to_mark(child: &Child) {
+    let (pid, options) = (child.pid(), libc::PTRACE_O_TRACESYSGOOD as usize);
+    ptrace(libc::PTRACE_SETOPTIONS, pid, 0, options);
+    let mut entered = false;
+    loop {
+        ptrace(libc::PTRACE_SYSCALL, pid, 0, 0);
+        let status = waitpid(pid, None).expect("waitpid");
+        assert!(matches!(status, WaitStatus::PtraceSyscall(_)), "{status:?}");
+        if entered {
+            return;
+        }
+        entered = entry(pid, status) == Some(MARKED);
+    }
+}
+
+/// Lets a traced child execute one instruction.
+pub fn step(child: &Child) {
+    ptrace(libc::PTRACE_SINGLESTEP, child.pid(), 0, 0);
+    let stopped = WaitStatus::Stopped(child.pid(), Signal::SIGTRAP);
+    assert_eq!(waitpid(child.pid(), None), Ok(stopped));
 }
 
 /// Pseudo number of the marking call.
