@@ -53,6 +53,10 @@ const FACTOR: u64 = 0xc8d6_d518_f31f_4b71;
 const INVERSE: u64 = 0xf456_6f7d_3476_1591;
 /// Tickets above the floor that are not questioned: more than are drawn between two cuts.
 const PLAUSIBLE: u64 = 1 << 24;
+/// Turns of a repair before it stops asking what the counter holds.
+const TRIES: u32 = 32;
+/// Tickets that are skipped then.
+const LEAP: u64 = 1 << 16;
 /// Farthest that damage moves the tickets: records carry 48 bits of them.
 const FARTHEST: u64 = 1 << 46;
 /// The router raises a counter that has fallen this far behind the clock (a few hours), so that
@@ -150,14 +154,15 @@ impl Tickets {
     /// Draws from a counter that is damaged, or has been repaired since the last cut.
     #[cold]
     fn repair(&self, floor: u64, clock: impl Fn() -> u64) -> u64 {
-        loop {
+        let mut ticket = floor;
+        for _ in 0..TRIES {
             let seen = self.word();
             // Read after the counter: above whatever somebody has set it to meanwhile.
             let now = floor.wrapping_add(clock().wrapping_sub(floor).min(FARTHEST));
             let number = seen.wrapping_mul(INVERSE);
             // Just ahead of the clock: somebody was here in this very moment.
             let is_ahead = number.wrapping_sub(now) < PLAUSIBLE;
-            let ticket = if is_ahead { number } else { now };
+            ticket = if is_ahead { number } else { now };
             let next = ticket.wrapping_add(1).wrapping_mul(FACTOR);
             // SYNC(ticket.repair): as for the draw. A CAS: a draw or a repair meanwhile must not be
             // undone.
@@ -171,6 +176,18 @@ impl Tickets {
                 return ticket;
             }
         }
+        self.overwrite(ticket.wrapping_add(LEAP))
+    }
+
+    /// Sets a counter that somebody keeps changing to behind `ticket`, which is so far ahead that
+    /// no draw since the last look can have come to it: whoever scribbles holds nobody up.
+    #[cold]
+    fn overwrite(&self, ticket: u64) -> u64 {
+        let next = ticket.wrapping_add(1).wrapping_mul(FACTOR);
+        // SYNC(ticket.overwrite): as for the draw.
+        self.0
+            .swap(next, order("ticket.overwrite", Ordering::SeqCst));
+        ticket
     }
 
     /// Router: a later cut than `cut`, if the clock is far ahead of it.
@@ -244,6 +261,24 @@ mod tests {
         assert_eq!(next(&tickets, &mut last), u64::MAX);
         assert_eq!(cut(&tickets), 0);
         assert_eq!(next(&tickets, &mut last), 1);
+    }
+
+    /// The repair used to go on as long as somebody changed the counter between its look and its
+    /// CAS: one broken worker could hold the router for ever.
+    #[test]
+    fn a_counter_that_changes_at_every_look_holds_nobody_up() {
+        let (tickets, noise) = (Tickets::new(0), std::cell::Cell::new(1u64));
+        let clock = || {
+            noise.set(noise.get().wrapping_mul(FACTOR));
+            // Relaxed: one thread.
+            tickets.0.store(noise.get(), Ordering::Relaxed);
+            1 << 20
+        };
+        // Relaxed: one thread.
+        tickets.0.store(noise.get(), Ordering::Relaxed);
+        let ticket = tickets.cut(1000, clock);
+        assert!(ticket >= 1 << 20);
+        assert_eq!(tickets.peek(), ticket + 1);
     }
 
     /// Smallest distance from 0, modulo 2^64, of `d * a` for `0 < d < limit`: taken on at one of

@@ -49,6 +49,8 @@ struct Plan {
     lengths: &'static [usize],
     /// Situations of each call.
     most: usize,
+    /// Situations of each call that waits for the master: it goes round its wait many times.
+    most_waits: usize,
     /// One real kill, and one real stop, at each of so many instructions.
     kill_every: usize,
     stop_every: usize,
@@ -62,6 +64,7 @@ const PLAN: Plan = if cfg!(debug_assertions) {
     Plan {
         lengths: &[200],
         most: 3,
+        most_waits: 3,
         kill_every: 1000,
         stop_every: 8000,
         meanwhile: 100,
@@ -71,8 +74,9 @@ const PLAN: Plan = if cfg!(debug_assertions) {
     Plan {
         lengths: &scenarios::LENGTHS,
         most: usize::MAX,
-        kill_every: 8,
-        stop_every: 64,
+        most_waits: 4,
+        kill_every: 64,
+        stop_every: 512,
         meanwhile: 1000,
         interleave: true,
     }
@@ -86,7 +90,12 @@ fn die_at_each_instruction_of(calls: &[Call]) {
     let mut figures = Figures::default();
     for &call in calls {
         let all = scenarios::all_of(call, PLAN.lengths, &mut figures);
-        for scenario in all.into_iter().take(PLAN.most) {
+        let most = if waits(call) {
+            PLAN.most_waits
+        } else {
+            PLAN.most
+        };
+        for scenario in all.into_iter().take(most) {
             figures.scenarios += 1;
             all_ways(scenario, &mut figures);
         }
@@ -111,6 +120,14 @@ fn all_ways(scenario: Scenario, figures: &mut Figures) {
     if may_be_stopped(scenario) && PLAN.interleave {
         interleaved(&mut stage, scenario, figures);
     }
+}
+
+/// Whether the call waits for an answer of the master.
+fn waits(call: Call) -> bool {
+    matches!(
+        call,
+        Call::Join | Call::JoinRoom | Call::JoinTooMany | Call::Open
+    )
 }
 
 /// A hub that blocks waits for whoever does not receive: that is what it is for.
