@@ -316,15 +316,6 @@ pub enum AdoptError {
     },
 }
 
-impl From<crate::region::OsError> for AdoptError {
-    fn from(e: crate::region::OsError) -> Self {
-        Self::Os {
-            call: e.call,
-            errno: e.errno,
-        }
-    }
-}
-
 /// Why the master cannot run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -348,29 +339,25 @@ pub enum MasterError {
     },
 }
 
-impl From<crate::region::OsError> for CreateError {
-    fn from(e: crate::region::OsError) -> Self {
-        Self::Os {
-            call: e.call,
-            errno: e.errno,
-        }
-    }
+/// A failed system call becomes the variant `Os` of each of these.
+macro_rules! from_os_error {
+    ($($error:ident,)+) => {
+        $(
+            impl From<crate::region::OsError> for $error {
+                fn from(e: crate::region::OsError) -> Self {
+                    Self::Os {
+                        call: e.call,
+                        errno: e.errno,
+                    }
+                }
+            }
+        )+
+    };
 }
 
-impl From<crate::region::OsError> for AttachError {
-    fn from(e: crate::region::OsError) -> Self {
-        Self::Os {
-            call: e.call,
-            errno: e.errno,
-        }
-    }
-}
-
-impl From<crate::region::OsError> for MasterError {
-    fn from(e: crate::region::OsError) -> Self {
-        Self::Os {
-            call: e.call,
-            errno: e.errno,
-        }
-    }
+from_os_error! {
+    AttachError,
+    CreateError,
+    AdoptError,
+    MasterError,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::clock::realtime_nanos;
 use crate::config::{Config, Order, Overflow, Timestamps};
 use crate::core::{Core, Sender};
 use crate::directory::check_name;
@@ -17,7 +18,7 @@ use crate::master::{Master, MasterThread};
 use crate::notify;
 use crate::process::ProcessMark;
 use crate::region::{OsError, address_space, available_fds, available_memory};
-use crate::router::{Router, realtime_nanos};
+use crate::router::Router;
 use crate::shared::{Holder, MasterState};
 use crate::stats::Stats;
 use crate::sync::{AtomicU64, Ordering};

@@ -5,7 +5,7 @@
 //! the new state of every queue and lane that it touched into the ledger, and commits all of it
 //! with one store of the transaction's number. Only then do the control words and the heads follow.
 //!
-//! So at any instruction an transaction has happened or not. Each queue and lane has two pages, used
+//! So at any instruction a transaction has happened or not. Each queue and lane has two pages, used
 //! in turn; the one that counts is the newest whose transaction is committed:
 //!
 //! ```text
@@ -66,7 +66,7 @@ impl LedgerHead {
         self.fresh.store(fresh.into(), Ordering::Release);
     }
 
-    /// Before the first page of an transaction is written.
+    /// Before the first page of a transaction is written.
     #[inline]
     pub fn begin(&self) {
         // SYNC(ledger.begin): keeps the stores to the pages, whose other halves the last
@@ -93,7 +93,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// An account as it stands after `committed`, with its state; None if it was never written.
-    /// What was written for an transaction that never happened is forgotten.
+    /// What was written for a transaction that never happened is forgotten.
     pub fn open(account: Shared<Account>, committed: u64) -> (Self, Option<Words>) {
         // Relaxed: ordered by the Acquire load of `committed`.
         let transaction = |page: usize| account.pages[page][0].load(Ordering::Relaxed);

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::clock::realtime_nanos;
 use crate::error::MasterError;
 use crate::hub::Inner;
 use crate::liveness::Liveness;
 use crate::notify;
 use crate::process::Life;
 use crate::region::OsError;
-use crate::router::{Router, realtime_nanos};
+use crate::router::Router;
 use crate::shared::MasterState;
 use crate::sync::{AtomicBool, Ordering};
 
@@ -198,12 +199,8 @@ impl Master {
 
     /// True while those whom the last passes would wake may sleep on, because more is coming in:
     /// a wake costs more than routing a thousand messages.
-    fn may_hold(&self, since: &mut Option<Instant>) -> bool {
-        let outcome = &self
-            .router
-            .as_ref()
-            .expect("a master has its router")
-            .outcome;
+    fn may_hold(&mut self, since: &mut Option<Instant>) -> bool {
+        let outcome = &self.router().outcome;
         if !outcome.owners.is_empty() {
             return false;
         }

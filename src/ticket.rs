@@ -69,13 +69,25 @@ const _: () = assert!(FACTOR.wrapping_mul(INVERSE) == 1);
 /// least the passage of a cache line between them apart, or a whole send.
 #[cfg(not(loom))]
 pub(crate) fn clock() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: writes a live local; cannot fail for this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    (now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64) / 8
+    crate::clock::monotonic_nanos() / 8
+}
+
+/// What the counter holds when `next` is the next ticket.
+#[inline]
+fn word_of(next: u64) -> u64 {
+    next.wrapping_mul(FACTOR)
+}
+
+/// The inverse of [`word_of`].
+#[inline]
+fn next_of(word: u64) -> u64 {
+    word.wrapping_mul(INVERSE)
+}
+
+/// True when a correct counter can stand at `ticket` while nothing below `floor` is drawn.
+#[inline]
+fn is_plausible(ticket: u64, floor: u64) -> bool {
+    ticket.wrapping_sub(floor) < PLAUSIBLE
 }
 
 impl Floor {
@@ -97,21 +109,21 @@ impl Floor {
 impl Tickets {
     #[cfg(any(test, loom))]
     pub fn new(first: u64) -> Self {
-        Self(AtomicU64::new(first.wrapping_mul(FACTOR)))
+        Self(AtomicU64::new(word_of(first)))
     }
 
     /// The creator: the first ticket, and the floor under it. The clock will do: not 0, for which
     /// a word of zeros stands.
     pub fn start(&self, floor: &Floor, first: u64) {
         // Relaxed, twice: published with the region.
-        self.0.store(first.wrapping_mul(FACTOR), Ordering::Relaxed);
+        self.0.store(word_of(first), Ordering::Relaxed);
         floor.0.store(first, Ordering::Relaxed);
     }
 
     /// The next ticket, without drawing it. Damaged or not.
     #[inline]
     pub fn peek(&self) -> u64 {
-        self.word().wrapping_mul(INVERSE)
+        next_of(self.word())
     }
 
     #[inline]
@@ -135,7 +147,7 @@ impl Tickets {
             }
         }
         let ticket = self.draw(floor(), clock, "ticket.draw");
-        last.0 = Some((ticket, ticket.wrapping_add(1).wrapping_mul(FACTOR)));
+        last.0 = Some((ticket, word_of(ticket.wrapping_add(1))));
         ticket
     }
 
@@ -144,8 +156,8 @@ impl Tickets {
     fn draw(&self, floor: u64, clock: impl Fn() -> u64, tag: &'static str) -> u64 {
         // SYNC(ticket.draw): pairs with `cut`; ordered before this lane's publish.
         let word = self.0.fetch_add(FACTOR, order(tag, Ordering::SeqCst));
-        let ticket = word.wrapping_mul(INVERSE);
-        if ticket.wrapping_sub(floor) < PLAUSIBLE {
+        let ticket = next_of(word);
+        if is_plausible(ticket, floor) {
             return ticket;
         }
         self.repair(floor, clock)
@@ -159,11 +171,11 @@ impl Tickets {
             let seen = self.word();
             // Read after the counter: above whatever somebody has set it to meanwhile.
             let now = floor.wrapping_add(clock().wrapping_sub(floor).min(FARTHEST));
-            let number = seen.wrapping_mul(INVERSE);
+            let number = next_of(seen);
             // Just ahead of the clock: somebody was here in this very moment.
-            let is_ahead = number.wrapping_sub(now) < PLAUSIBLE;
+            let is_ahead = is_plausible(number, now);
             ticket = if is_ahead { number } else { now };
-            let next = ticket.wrapping_add(1).wrapping_mul(FACTOR);
+            let next = word_of(ticket.wrapping_add(1));
             // SYNC(ticket.repair): as for the draw. A CAS: a draw or a repair meanwhile must not be
             // undone.
             let set = self.0.compare_exchange(
@@ -183,7 +195,7 @@ impl Tickets {
     /// no draw since the last look can have come to it: whoever scribbles holds nobody up.
     #[cold]
     fn overwrite(&self, ticket: u64) -> u64 {
-        let next = ticket.wrapping_add(1).wrapping_mul(FACTOR);
+        let next = word_of(ticket.wrapping_add(1));
         // SYNC(ticket.overwrite): as for the draw.
         self.0
             .swap(next, order("ticket.overwrite", Ordering::SeqCst));
@@ -202,7 +214,7 @@ impl Tickets {
     /// counter is damaged.
     pub fn drawn(&self, floor: u64, clock: impl Fn() -> u64) -> u64 {
         let next = self.peek();
-        if next.wrapping_sub(floor) < PLAUSIBLE {
+        if is_plausible(next, floor) {
             return next;
         }
         self.repair(floor, clock).wrapping_add(1)

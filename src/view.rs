@@ -185,16 +185,12 @@ impl View {
     }
 
     pub fn slot(&self, slot: usize) -> Shared<SlotWord> {
-        assert!(slot < self.layout.slots);
-        // SAFETY: the layout has a slot word for each slot there.
-        unsafe { self.region.words(self.layout.slot_word(slot)) }
+        self.word_of(slot, Layout::slot_word)
     }
 
     /// The bell of a slot's owner that has a bit for the slot's core.
     pub fn bell(&self, slot: usize) -> Shared<Bell> {
-        assert!(slot < self.layout.slots);
-        // SAFETY: the layout has a bell for each slot there.
-        unsafe { self.region.words(self.layout.bell(slot)) }
+        self.word_of(slot, Layout::bell)
     }
 
     /// Rings the bell of a slot; true when the router sleeps and must be notified.
@@ -204,29 +200,25 @@ impl View {
     }
 
     pub fn mailbox(&self, slot: usize) -> Shared<Mailbox> {
-        self.nth(self.layout.mailboxes, slot)
+        self.nth(self.layout.mailboxes, self.layout.slots, slot)
     }
 
     /// The ledger's account of a slot's queue.
     pub fn queue_account(&self, slot: usize) -> Shared<Account> {
-        self.nth(self.layout.ledger + size_of::<LedgerHead>(), 2 * slot)
+        self.account(2 * slot)
     }
 
     /// The ledger's account of a slot's lane.
     pub fn lane_account(&self, slot: usize) -> Shared<Account> {
-        self.nth(self.layout.ledger + size_of::<LedgerHead>(), 2 * slot + 1)
+        self.account(2 * slot + 1)
     }
 
     pub fn control(&self, slot: usize) -> Shared<ControlWord> {
-        assert!(slot < self.layout.slots);
-        // SAFETY: the layout has a control word for each slot there.
-        unsafe { self.region.words(self.layout.control_word(slot)) }
+        self.word_of(slot, Layout::control_word)
     }
 
     pub fn lane_word(&self, slot: usize) -> Shared<LaneWord> {
-        assert!(slot < self.layout.slots);
-        // SAFETY: the layout has a lane word for each slot there.
-        unsafe { self.region.words(self.layout.lane_word(slot)) }
+        self.word_of(slot, Layout::lane_word)
     }
 
     /// The ring of a slot's lane, `layout.lane_capacity` bytes.
@@ -241,10 +233,23 @@ impl View {
         [0, 1].map(|i| self.region.at(self.layout.buffer(slot, i)))
     }
 
-    fn nth<T: Sync>(&self, start: usize, index: usize) -> Shared<T> {
-        assert!(index < 2 * self.layout.slots);
-        // SAFETY: the layout has one T for each slot, or two, from `start` on.
+    /// The word of a slot that the layout has at `offset`, which is one of its own functions.
+    fn word_of<T: Sync>(&self, slot: usize, offset: fn(&Layout, usize) -> usize) -> Shared<T> {
+        assert!(slot < self.layout.slots);
+        // SAFETY: the layout has a T for each slot at the offset that it gives for it.
+        unsafe { self.region.words(offset(&self.layout, slot)) }
+    }
+
+    /// Number `index` of `count` that lie side by side from `start` on.
+    fn nth<T: Sync>(&self, start: usize, count: usize, index: usize) -> Shared<T> {
+        assert!(index < count);
+        // SAFETY: the layout has `count` T from `start` on.
         unsafe { self.region.words(start + index * size_of::<T>()) }
+    }
+
+    fn account(&self, index: usize) -> Shared<Account> {
+        let start = self.layout.ledger + size_of::<LedgerHead>();
+        self.nth(start, 2 * self.layout.slots, index)
     }
 }
 

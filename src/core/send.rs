@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Channel, Core};
+use crate::clock::realtime_nanos;
 use crate::directory::{ChannelId, check_name};
 use crate::error::SendError;
 use crate::lane::AHEAD;
@@ -10,7 +11,6 @@ use crate::record::{
     self, HEADER, Header, NAME_MAX, STAMP_BYTES, flags, kind, prefetch_write, round_up,
     size_of_record,
 };
-use crate::router::realtime_nanos;
 use crate::sync::Ordering;
 use crate::ticket;
 
@@ -153,6 +153,13 @@ impl Core {
         self.put(to, body)
     }
 
+    /// The second half.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn release_held(&mut self) {
+        self.publish();
+    }
+
     /// A send done wrong: what it publishes it writes afterwards. For the test that shows that
     /// such a thing is found.
     ///
@@ -178,13 +185,6 @@ impl Core {
             record::copy(body.as_ptr(), at, body.len());
         }
         Ok(())
-    }
-
-    /// The second half.
-    #[cfg(debug_assertions)]
-    #[doc(hidden)]
-    pub fn release_held(&mut self) {
-        self.publish();
     }
 
     #[inline]

@@ -255,13 +255,9 @@ impl QueueWriter {
         let before = self.guess.index();
         for _ in 0..TRIES {
             let keep_armed = !self.wants_wake;
-            let next = self.guess.published(self.tail, self.full, keep_armed);
-            let next = next.numbered(self.publication + 1);
-            match self.word.publish(self.guess, next) {
+            let notify = self.guess.is_armed() && !keep_armed;
+            match self.exchange(self.guess.published(self.tail, self.full, keep_armed)) {
                 Ok(()) => {
-                    let notify = self.guess.is_armed() && !keep_armed;
-                    self.guess = next;
-                    self.publication += 1;
                     self.published.add(std::mem::take(&mut self.pending));
                     self.wants_wake = false;
                     if self.guess.index() != before {
@@ -278,6 +274,16 @@ impl QueueWriter {
         }
         self.is_damaged = true;
         Publication::Refused
+    }
+
+    /// Counts a publication and makes the control word `next` with it, or tells what is there.
+    #[inline]
+    fn exchange(&mut self, next: Control) -> Result<(), Control> {
+        let next = next.numbered(self.publication + 1);
+        self.word.publish(self.guess, next)?;
+        self.guess = next;
+        self.publication += 1;
+        Ok(())
     }
 
     /// A flip makes room for a SYNC that is owed: there is something to publish again.
@@ -356,14 +362,8 @@ impl QueueWriter {
     /// a successor of it. Until the next one the core finds nothing, so it happens once at most.
     fn take_back(&mut self) -> bool {
         for _ in 0..TRIES {
-            let next = self.guess.published(0, false, true);
-            let next = next.numbered(self.publication + 1);
-            match self.word.publish(self.guess, next) {
-                Ok(()) => {
-                    self.guess = next;
-                    self.publication += 1;
-                    return true;
-                }
+            match self.exchange(self.guess.published(0, false, true)) {
+                Ok(()) => return true,
                 Err(actual) => {
                     self.adopt(actual);
                     if self.tail == 0 || !self.full {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::Router;
 use super::misdeeds::{overwrite, settle};
-use crate::router::realtime_nanos;
+use crate::clock::realtime_nanos;
 use crate::sync::Ordering;
 use crate::{Core, Hub, Timestamps};
 

@@ -2,7 +2,7 @@
 
 use super::Router;
 use crate::Hub;
-use crate::router::realtime_nanos;
+use crate::clock::realtime_nanos;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A hub of workers with one core each, its router, and passes until nothing moves.
