@@ -125,9 +125,10 @@ accept-costs: tools-build tools-costs ## make the present instructions per opera
 
 # The crate of its own that measures the peers as well, here without them.
 .PHONY: check-peers
-check-peers: tools-build ## the comparison with other systems works (corecast and the bare floors only)
+check-peers: tools-lints ## the comparison with other systems works (corecast and the bare floors only)
 	$(call say,'peers: the bench of its own crate once as a test')
 	$(CARGO) fmt --check --manifest-path benches/peers/Cargo.toml
+	$(CARGO) clippy --quiet --locked --release --no-default-features --manifest-path benches/peers/Cargo.toml -- -D warnings
 	$(CARGO) test --quiet --locked --release --no-default-features --manifest-path benches/peers/Cargo.toml
 	$(CARGO) run --quiet --locked --release --no-default-features --manifest-path benches/peers/Cargo.toml -- --check
 

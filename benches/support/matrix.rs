@@ -25,8 +25,13 @@ const LARGEST: usize = 1 << 20;
 
 /// The standard matrix, small messages first.
 pub fn standard() -> Vec<Cell> {
+    with_fans(&FANS)
+}
+
+/// All standard body sizes, small ones first, with these fan-outs.
+pub fn with_fans(fans: &[(u32, u32)]) -> Vec<Cell> {
     let of_size = |size| {
-        FANS.map(|(senders, receivers)| Cell {
+        fans.iter().map(move |&(senders, receivers)| Cell {
             senders,
             receivers,
             size,

@@ -65,6 +65,12 @@ impl Entry {
             .find(|row| row.way == way && !row.rounds.is_empty())
     }
 
+    /// The rows that are corecast's.
+    pub fn own_ways(&self) -> Vec<Way> {
+        let ways = self.rows.iter().map(|row| row.way);
+        ways.filter(|way| way.is_own()).collect()
+    }
+
     /// Middle value of a figure of `way`.
     pub fn median(&self, way: Way, figure: &str) -> Option<f64> {
         self.row(way)?.median(figure)

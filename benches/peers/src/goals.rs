@@ -134,14 +134,6 @@ fn large(found: &Findings, goals: &mut Vec<Goal>) {
 }
 
 fn round_trips(found: &Findings, goals: &mut Vec<Goal>) {
-    let sleepers = [
-        Way::Relay,
-        Way::IceoryxEvent,
-        Way::Zeromq,
-        Way::ZeromqProxy,
-        Way::Nats,
-        Way::Redis,
-    ];
     let mut add = |work, case: &str, way: Way, others: &[Way], bound| {
         let entry = found.entry("round trip", case);
         let p50 = |way: Way| entry?.median(way, "p50_us");
@@ -167,10 +159,10 @@ fn round_trips(found: &Findings, goals: &mut Vec<Goal>) {
     let one = "blocking round trip, one CPU";
     add(one, ONE_CPU, thread, &floor, AtMost(2.5));
     add(one, ONE_CPU, polled, &floor, AtMost(1.1));
-    add(one, ONE_CPU, thread, &sleepers, AtMost(1.0));
+    add(one, ONE_CPU, thread, &Way::SLEEPING, AtMost(1.0));
     let apart = "blocking round trip, apart";
     add(apart, APART, polled, &floor, AtMost(1.1));
-    add(apart, APART, thread, &sleepers, AtMost(1.0));
+    add(apart, APART, thread, &Way::SLEEPING, AtMost(1.0));
     add(
         "spinning round trip",
         SPINNING,

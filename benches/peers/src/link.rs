@@ -42,6 +42,14 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// The channels that somebody sends to, each once.
+    pub fn channels(&self) -> Vec<u8> {
+        let mut channels: Vec<u8> = self.roles.iter().filter_map(|role| role.sends).collect();
+        channels.sort_unstable();
+        channels.dedup();
+        channels
+    }
+
     /// `cell.senders` senders on one channel that `cell.receivers` receivers hear.
     pub fn fan(cell: Cell, wait: Wait) -> Topology {
         let (senders, all) = (cell.senders as usize, cell.senders + cell.receivers);

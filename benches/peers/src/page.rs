@@ -97,12 +97,7 @@ fn goal_table(goals: &[Goal]) -> String {
 
 fn entry_table(entry: &Entry) -> String {
     let measures = table::measures_of(entry);
-    let own: Vec<Way> = entry
-        .rows
-        .iter()
-        .map(|row| row.way)
-        .filter(|way| way.is_own())
-        .collect();
+    let own = entry.own_ways();
     let mut out = format!(
         "<h3>{}: {}</h3><div class=wrap><table><tr><th>",
         escape(&entry.work),
@@ -181,7 +176,7 @@ fn medians(found: &Findings, work: &str, figure: &str, title: &str) -> String {
     out.push('\n');
     for &way in Way::all() {
         let cell = |entry: &&Entry| entry.median(way, figure);
-        if entries.iter().any(|entry| cell(&entry).is_some()) {
+        if entries.iter().any(|entry| cell(entry).is_some()) {
             let _ = write!(out, "| {} |", way.name());
             for entry in &entries {
                 let text = cell(entry).map_or("–".to_owned(), table::number);

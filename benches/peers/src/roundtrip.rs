@@ -62,17 +62,10 @@ fn length(plan: &Plan) -> Duration {
 
 fn case(name: &str, wait: Wait, cpus: [usize; 2], plan: &Plan) -> Case {
     let ways = match wait {
-        Wait::Sleep => vec![
-            Way::Corecast,
-            Way::CorecastPolled,
-            Way::Eventfd,
-            Way::Relay,
-            Way::IceoryxEvent,
-            Way::Zeromq,
-            Way::ZeromqProxy,
-            Way::Nats,
-            Way::Redis,
-        ],
+        Wait::Sleep => [Way::Corecast, Way::CorecastPolled, Way::Eventfd]
+            .into_iter()
+            .chain(Way::SLEEPING)
+            .collect(),
         Wait::Spin | Wait::Yield => vec![Way::CorecastPolled, Way::Eventfd, Way::Iceoryx],
     };
     let placement = Placement { wait, cpus };

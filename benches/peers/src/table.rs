@@ -8,7 +8,6 @@ use crate::paced;
 use crate::roundtrip;
 use crate::support::figures::Spread;
 use crate::throughput;
-use crate::way::Way;
 
 /// How a figure is shown, and whether more of it is better.
 pub struct Measure {
@@ -96,12 +95,7 @@ pub fn lines(entry: &Entry) -> String {
     for measure in &measures {
         let _ = write!(out, "{:>26}", measure.title);
     }
-    let own: Vec<Way> = entry
-        .rows
-        .iter()
-        .map(|row| row.way)
-        .filter(|way| way.is_own())
-        .collect();
+    let own = entry.own_ways();
     for way in &own {
         let _ = write!(out, "{:>28}", format!("{} is", way.name()));
     }

@@ -9,7 +9,7 @@ use crate::support::content::{Checker, GROUP, Stream, group_of};
 use crate::support::crew::{Crew, Failure, Gate, Report, now};
 use crate::support::figures::Round;
 use crate::support::hub::Settings;
-use crate::support::matrix::Cell;
+use crate::support::matrix::{self, Cell};
 use crate::support::round::{self, Alarm, Used};
 use crate::way::Way;
 use crate::work::{Case, Plan, Work};
@@ -26,18 +26,10 @@ pub const SENDER_CPU: &str = "sender_cpu_ns_per_message";
 
 /// Fan-outs, as (senders, receivers).
 const FANS: [(u32, u32); 7] = [(1, 1), (1, 4), (1, 16), (1, 64), (1, 256), (4, 4), (4, 16)];
-const SIZES: [usize; 3] = [16, 1024, 65_536];
 
 /// The matrix.
 pub fn cells() -> Vec<Cell> {
-    let of_size = |size| {
-        FANS.map(|(senders, receivers)| Cell {
-            senders,
-            receivers,
-            size,
-        })
-    };
-    SIZES.into_iter().flat_map(of_size).collect()
+    matrix::with_fans(&FANS)
 }
 
 /// One case for each of `cells`.

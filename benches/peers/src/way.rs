@@ -40,6 +40,16 @@ pub enum Way {
 }
 
 impl Way {
+    /// The peers whose receivers sleep until something comes.
+    pub const SLEEPING: [Way; 6] = [
+        Way::Relay,
+        Way::IceoryxEvent,
+        Way::Zeromq,
+        Way::ZeromqProxy,
+        Way::Nats,
+        Way::Redis,
+    ];
+
     /// All of them, in the order of tables.
     pub fn all() -> &'static [Way] {
         Way::value_variants()

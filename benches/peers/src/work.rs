@@ -49,6 +49,9 @@ pub struct Plan<'a> {
     pub check: bool,
 }
 
+/// Runs one round of one way.
+pub type Round = dyn Fn(Way, &Plan) -> Result<Figures, Failure>;
+
 /// One case: something that several ways can do.
 pub struct Case {
     /// Its group.
@@ -62,7 +65,7 @@ pub struct Case {
     /// How long a round takes, roughly.
     pub seconds: f64,
     /// Runs one round of one way.
-    pub run: Box<dyn Fn(Way, &Plan) -> Result<Figures, Failure>>,
+    pub run: Box<Round>,
 }
 
 impl Case {

@@ -154,6 +154,7 @@ impl<'a> Incoming<'a> {
 }
 
 /// A link made of up to two connections.
+#[derive(Default)]
 pub struct BrokerLink<'a> {
     /// For sending.
     pub out: Option<Outgoing<'a>>,

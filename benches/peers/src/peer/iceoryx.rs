@@ -66,14 +66,7 @@ impl Iceoryx {
             kept: Vec::new(),
             _scratch: scratch,
         };
-        let mut channels: Vec<u8> = peer
-            .topology
-            .roles
-            .iter()
-            .filter_map(|role| role.sends)
-            .collect();
-        channels.dedup();
-        for channel in channels {
+        for channel in peer.topology.channels() {
             let services = peer.services(channel).map_err(Failure::Broken)?;
             peer.kept.push(services);
         }

@@ -82,10 +82,7 @@ impl Peer for Nats {
 
     fn link(&self, role: Role) -> Result<BrokerLink<'_>, String> {
         let size = self.topology.size;
-        let mut link = BrokerLink {
-            out: None,
-            inward: None,
-        };
+        let mut link = BrokerLink::default();
         if let Some(channel) = role.sends {
             let wire = self.connect("")?;
             let head = format!("PUB c{channel} {size}\r\n").into_bytes();

@@ -108,10 +108,7 @@ impl Peer for Redis {
 
     fn link(&self, role: Role) -> Result<BrokerLink<'_>, String> {
         let size = self.topology.size;
-        let mut link = BrokerLink {
-            out: None,
-            inward: None,
-        };
+        let mut link = BrokerLink::default();
         if let Some(channel) = role.sends {
             let mut wire = UnixStream::connect(&self.socket).map_err(text("connect"))?;
             wire.write_all(b"CLIENT REPLY OFF\r\n")

@@ -32,15 +32,7 @@ impl Zeromq {
             scratch: Scratch::new("zeromq")?,
         };
         if proxy {
-            let mut channels: Vec<u8> = peer
-                .topology
-                .roles
-                .iter()
-                .filter_map(|role| role.sends)
-                .collect();
-            channels.sort();
-            channels.dedup();
-            for channel in channels {
+            for channel in peer.topology.channels() {
                 let helper = Forked::start(|| peer.proxy(channel).unwrap_or_else(|text| text))?;
                 peer.proxies.push(helper);
             }
