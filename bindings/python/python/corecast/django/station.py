@@ -286,8 +286,7 @@ class Station:
             return
         home = self.home(channel)
         if home != self.me:  # it has moved meanwhile
-            fields = (channel, packed, deadline, capacity, (-1, -1))
-            self._publish(self._inbox(home), _SEND, *fields)
+            self._send_on(home, channel, packed, deadline, capacity)
         elif not self._put(channel, packed, deadline, capacity, time.time()) and not from_me:
             log.info("channel %s over capacity", channel)
             self._publish(self._all, _FULL, channel)
@@ -298,8 +297,14 @@ class Station:
             self.mail.put(channel, packed, deadline, capacity, time.time())
             self.readers.wake(channel)
         else:  # whoever asked has gone: others may wait
-            fields = (channel, packed, deadline, capacity, (-1, -1))
-            self._publish(self._inbox(self.home(channel)), _SEND, *fields)
+            self._send_on(self.home(channel), channel, packed, deadline, capacity)
+
+    def _send_on(
+        self, home: Member, channel: str, packed: bytes, deadline: float, capacity: int
+    ) -> None:
+        """To where a message is kept now; who sent it no longer matters."""
+        fields = (channel, packed, deadline, capacity, (-1, -1))
+        self._publish(self._inbox(home), _SEND, *fields)
 
     def _on_want(self, channel: str, member: list[int]) -> None:
         who = (member[0], member[1])
@@ -319,8 +324,7 @@ class Station:
         now = time.time()
         for channel in [c for c in self.mail.names() if self.home(c) != self.me]:
             while (entry := self.mail.take_entry(channel, now)) is not None:
-                fields = (channel, *entry, 1 << 30, (-1, -1))
-                self._publish(self._inbox(self.home(channel)), _SEND, *fields)
+                self._send_on(self.home(channel), channel, *entry, 1 << 30)
         for channel in [c for c in self.wants if self.home(c) != self.me]:
             for member in self.wants.pop(channel):
                 self._publish(self._inbox(self.home(channel)), _WANT, channel, member)
