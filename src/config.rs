@@ -11,6 +11,8 @@ use crate::router::MAX_SLOTS;
 pub const MAX_CHANNELS: u32 = 1_000_000;
 /// Largest possible `max_message`, bytes.
 pub const MAX_MESSAGE: usize = 1 << 30;
+/// Largest possible `arena_bytes`: what a reference can say.
+const MAX_ARENA: u64 = 32 << 30;
 /// Smallest `lane_bytes` and `queue_bytes`.
 pub const MIN_BUFFER: usize = 4096;
 
@@ -68,6 +70,11 @@ pub struct Config {
     /// Unread bytes that one of the two buffers of a core's queue can hold. Default 256 KiB: more
     /// falls out of the L2 cache at high fan-out. A larger message still fits an empty buffer.
     pub queue_bytes: usize,
+    /// Bytes of the arena, where the router writes once what it would otherwise copy into each queue:
+    /// runs of messages and large ones. Default 8 MiB, touched as it is used. While it is full of
+    /// what slow cores have not read yet, or where it is 0, each queue gets a copy. A good size
+    /// is what cores may have unread at a time, counting what they share once.
+    pub arena_bytes: usize,
     /// Longest message body, bytes. Default 1 MiB.
     pub max_message: usize,
     /// What to do when a queue is full.
@@ -107,6 +114,7 @@ impl Default for Config {
             channels: 65_536,
             lane_bytes: 256 << 10,
             queue_bytes: 256 << 10,
+            arena_bytes: 8 << 20,
             max_message: 1 << 20,
             overflow: Overflow::default(),
             timestamps: Timestamps::default(),
@@ -130,7 +138,7 @@ pub struct Requirements {
 }
 
 /// See [`Config::to_words`].
-pub(crate) const CONFIG_WORDS: usize = 15;
+pub(crate) const CONFIG_WORDS: usize = 16;
 
 /// 584 years are for ever.
 fn nanos(duration: Duration) -> u64 {
@@ -191,6 +199,7 @@ impl Config {
             nanos(self.spin),
             nanos(self.answer_timeout),
             self.await_successor.into(),
+            self.arena_bytes as u64,
         ]
     }
 
@@ -205,6 +214,7 @@ impl Config {
             channels: narrow(3)?,
             lane_bytes: size(4)?,
             queue_bytes: size(5)?,
+            arena_bytes: size(15)?,
             max_message: size(6)?,
             overflow: *[Overflow::DropNewest, Overflow::DropOldest, Overflow::Block]
                 .get(size(7)?)?,
@@ -244,6 +254,7 @@ impl Config {
         at_most("workers * cores + extra", slots, MAX_SLOTS as u64)?;
         at_most("channels", self.channels.into(), MAX_CHANNELS.into())?;
         at_most("max_message", self.max_message as u64, MAX_MESSAGE as u64)?;
+        at_most("arena_bytes", self.arena_bytes as u64, MAX_ARENA)?;
         let most = (MAX_BUFFER / 2) as u64;
         for (field, value) in [
             ("lane_bytes", self.lane_bytes as u64),

@@ -345,6 +345,7 @@ impl Builder {
         channels: u32,
         lane_bytes: usize,
         queue_bytes: usize,
+        arena_bytes: usize,
         max_message: usize,
         overflow: Overflow,
         timestamps: Timestamps,

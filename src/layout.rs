@@ -10,6 +10,7 @@
 //! | subscriptions      | one row of slot bits per channel                 router
 //! | pins               | the same for open handles                        router
 //! | queue buffers      | per slot: two                                    router
+//! | arena              | what queues refer to                             router
 //! +--------------------+
 //! | common             | tickets                                          all, by RMW
 //! +--------------------+
@@ -22,6 +23,7 @@
 //! Each box is a [`Part`] that can have a memfd of its own; in the last two, the router writes
 //! by atomic read-modify-write, and resets what a dead owner left.
 
+use crate::arena::GRANULE;
 use crate::config::Config;
 use crate::doorbell::{self, Bell, Sleep};
 use crate::error::ConfigError;
@@ -63,6 +65,9 @@ pub(crate) struct Layout {
     pub subscriptions: usize,
     pub pins: usize,
     pub buffers: usize,
+    pub arena: usize,
+    /// Bytes of it.
+    pub arena_len: usize,
     /// Start of what all write.
     pub common: usize,
     pub tickets: usize,
@@ -145,6 +150,8 @@ impl Layout {
         let subscriptions = plan.part(channels * row_words, size_of::<u64>());
         let pins = plan.part(channels * row_words, size_of::<u64>());
         let buffers = plan.part(2 * slots, buffer_capacity);
+        let arena_len = config.arena_bytes.next_multiple_of(GRANULE);
+        let arena = plan.part(1, arena_len);
         let common = plan.0.unwrap_or(0);
         let tickets = plan.part(1, size_of::<Tickets>());
         let mut group = |count: u32, cores: u32| {
@@ -178,6 +185,8 @@ impl Layout {
             subscriptions,
             pins,
             buffers,
+            arena,
+            arena_len,
             common,
             tickets,
             workers,
@@ -291,7 +300,7 @@ impl Layout {
             [self.lane_capacity, self.lane_window, self.buffer_capacity],
             [self.ledger, self.mailboxes, self.table, self.entries],
             [self.subscriptions, self.pins, self.buffers, self.common],
-            [self.tickets, self.sleep, self.total],
+            [self.tickets, self.sleep, self.arena_len, self.total],
             (&self.workers, &self.extra),
         )
             .hash(&mut hasher);
@@ -344,6 +353,7 @@ mod tests {
             l.subscriptions,
             l.pins,
             l.buffers,
+            l.arena,
             l.common,
             l.tickets,
             l.workers.start,

@@ -60,6 +60,8 @@ pub mod rig;
 
 // What follows stands on system calls.
 #[cfg(not(loom))]
+mod arena;
+#[cfg(not(loom))]
 mod clock;
 #[cfg(not(loom))]
 mod config;

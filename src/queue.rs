@@ -22,7 +22,7 @@ mod writer;
 #[cfg(not(loom))]
 pub(crate) use reader::{Front, QueueReader, Raw, Received};
 #[cfg(not(loom))]
-pub(crate) use writer::{OVERHEAD, Publication, QueueWriter};
+pub(crate) use writer::{OVERHEAD, Publication, QueueWriter, Run};
 
 use crate::sync::{AtomicU64, Ordering, order};
 

@@ -18,6 +18,8 @@
 //! Who writes: the sender into its lane, the router into queues. Who reads: the router (checks
 //! every field against its own knowledge), the receiving core (checks bounds).
 
+#[cfg(not(loom))]
+use crate::arena::Span;
 use crate::sync::foreign;
 
 /// Records start and end on multiples of this many bytes.
@@ -63,8 +65,10 @@ pub(crate) mod kind {
     pub const SYNC: u8 = 11;
     /// Queue: time of the messages that follow, split over word 0 and word 1.
     pub const STAMP: u8 = 12;
+    /// Queue: the records that follow lie in the arena; place and length in word 0 and word 1.
+    pub const REFERENCE: u8 = 13;
     // Kept free for request/reply, work channels, direct messages, retained values, expiry and
-    // bridges: 13..=63. Values from 64 on are for the application-defined future.
+    // bridges: 14..=63. Values from 64 on are for the application-defined future.
 }
 
 /// Flag bits of a record.
@@ -104,6 +108,26 @@ impl Header {
     /// The time of a [`kind::STAMP`] record, ns since the epoch.
     pub fn stamp_nanos(self) -> u64 {
         self.w0 >> 32 | (self.w1 >> 16) << 32
+    }
+
+    /// A [`kind::REFERENCE`] record: the offset in units of 16 bytes in word 0, the length in word 1.
+    #[cfg(not(loom))]
+    #[inline]
+    pub fn reference(span: Span) -> Self {
+        debug_assert!(span.offset % ALIGN == 0);
+        Self {
+            w0: (span.offset as u64 / ALIGN as u64) << 32,
+            w1: u64::from(kind::REFERENCE) | (span.len as u64) << 16,
+        }
+    }
+
+    /// What a [`kind::REFERENCE`] record refers to; to be checked against the arena.
+    #[cfg(not(loom))]
+    pub fn span(self) -> Span {
+        Span {
+            offset: (self.w0 >> 32) as usize * ALIGN,
+            len: (self.w1 >> 16) as usize,
+        }
     }
 
     #[inline]
@@ -342,6 +366,16 @@ mod tests {
         ) {
             let ticket = reference.wrapping_add(delta as u64);
             prop_assert_eq!(full_ticket(ticket & TICKET_MASK, reference), ticket);
+        }
+    }
+
+    #[test]
+    fn a_reference_keeps_its_span() {
+        for (offset, len) in [(0, 16), (16, 48), ((64 << 30) - 16, 1 << 30)] {
+            let span = Span { offset, len };
+            let header = Header::reference(span);
+            assert_eq!((header.span(), header.kind()), (span, kind::REFERENCE));
+            assert_eq!(header.size(), HEADER, "no payload");
         }
     }
 

@@ -31,12 +31,14 @@ mod ops;
 mod sabotage;
 mod slot_set;
 mod slots;
+mod stage;
 mod transaction;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use crate::arena::Arena;
 use crate::config::Timestamps;
 use crate::directory::{ChannelId, DirectoryWriter};
 use crate::lane::{LaneReader, LaneRecord, LaneWord, Violation};
@@ -50,10 +52,11 @@ use crate::subscriptions::Subscriptions;
 use crate::ticket;
 use crate::view::View;
 use bells::Bells;
-use deliver::{Small, Stage};
+use deliver::Small;
 #[cfg(debug_assertions)]
 pub use sabotage::Sabotage;
 pub(crate) use slot_set::{MAX_SLOTS, SlotSet};
+use stage::Stage;
 use transaction::queue_writer;
 
 /// Bytes of records appended before the queues are published: more falls out of the L2 cache at
@@ -142,6 +145,7 @@ pub(crate) struct Router {
     subscriptions: Subscriptions,
     lanes: Vec<Lane>,
     queues: Vec<QueueWriter>,
+    arena: Arena,
     bells: Bells,
     /// Lanes that are not armed: they may have news without ringing.
     active: SlotSet,
@@ -193,18 +197,23 @@ impl Router {
     pub fn new(view: Arc<View>, clock: fn() -> u64) -> Self {
         let slots = view.layout.slots;
         let committed = view.ledger.committed();
+        let (base, bytes) = view.arena();
+        // SAFETY: the view's region holds the arena and outlives the router; only the master's
+        // process writes it.
+        let mut arena = unsafe { Arena::new(base, bytes) };
         Self {
             directory: DirectoryWriter::new(view.directory),
             subscriptions: Subscriptions::new(view.rows, view.pins, slots),
             lanes: (0..slots).map(|s| Lane::new(&view, s, committed)).collect(),
             queues: (0..slots)
-                .map(|s| queue_writer(&view, s, committed))
+                .map(|s| queue_writer(&view, s, committed, &mut arena))
                 .collect(),
+            arena,
             bells: Bells::new(&view),
             active: SlotSet::new(),
             leaving: SlotSet::new(),
             merge: BinaryHeap::with_capacity(slots),
-            stage: Stage::new(view.config.queue_bytes),
+            stage: Stage::new(&view.config),
             small: Small::new(&view.config),
             dirty: SlotSet::new(),
             touched: SlotSet::new(),

@@ -63,6 +63,14 @@ impl Rows {
             .all(|w| w.load(Ordering::Relaxed) == 0)
     }
 
+    /// How many slots are in the row.
+    #[inline]
+    pub fn count(&self, channel: u32) -> usize {
+        // Relaxed: as in `put`.
+        let ones = |word: &AtomicU64| word.load(Ordering::Relaxed).count_ones() as usize;
+        self.row(channel).iter().map(ones).sum()
+    }
+
     /// Calls `each` with every slot in the row.
     #[inline]
     pub fn for_each(&self, channel: u32, mut each: impl FnMut(usize)) {

@@ -233,6 +233,11 @@ impl View {
         [0, 1].map(|i| self.region.at(self.layout.buffer(slot, i)))
     }
 
+    /// The arena: its start and its length in bytes.
+    pub fn arena(&self) -> (*mut u8, usize) {
+        (self.region.at(self.layout.arena), self.layout.arena_len)
+    }
+
     /// The word of a slot that the layout has at `offset`, which is one of its own functions.
     fn word_of<T: Sync>(&self, slot: usize, offset: fn(&Layout, usize) -> usize) -> Shared<T> {
         assert!(slot < self.layout.slots);

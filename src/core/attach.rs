@@ -73,6 +73,7 @@ impl Core {
         let view = &hub.view;
         let (layout, config) = (&view.layout, &view.config);
         let (word, control) = (view.lane_word(slot), view.control(slot));
+        let (arena, arena_len) = view.arena();
         // From where the router stands, whatever tail a predecessor may have left. Relaxed: the
         // slot word's Acquire orders it behind what the router did when it freed the slot.
         let head = view.mailbox(slot).head.load(Ordering::Relaxed);
@@ -95,6 +96,7 @@ impl Core {
                     control,
                     view.buffers(slot).map(<*mut u8>::cast_const),
                     layout.buffer_capacity,
+                    (arena.cast_const(), arena_len),
                 ),
             )
         };

@@ -1,6 +1,7 @@
 //! The core's end of a queue.
 
 use super::{Control, ControlWord, Flip};
+use crate::arena::Span;
 use crate::record::{self, Header, STAMP_BYTES, SyncPayload, flags, kind};
 use crate::region::Shared;
 
@@ -84,21 +85,32 @@ pub(crate) struct QueueReader {
     word: Shared<ControlWord>,
     buffers: [*const u8; 2],
     capacity: usize,
+    /// Start and length of the arena.
+    arena: (*const u8, usize),
     front: Front,
+    /// The rest of the front buffer while `front` is what it refers to: `at <= end`.
+    outer: (*const u8, *const u8),
     /// Operations of ours that took effect before this place of the stream.
     ops_done: u64,
 }
 
 impl QueueReader {
     /// # Safety
-    /// Both buffers are readable for `capacity` bytes, 16-byte aligned, outlive the reader, and
-    /// this is the only reader of the queue.
-    pub unsafe fn new(word: Shared<ControlWord>, buffers: [*const u8; 2], capacity: usize) -> Self {
+    /// Both buffers are readable for `capacity` bytes and the arena for its length, 16-byte aligned,
+    /// and outlive the reader; this is the only reader of the queue.
+    pub unsafe fn new(
+        word: Shared<ControlWord>,
+        buffers: [*const u8; 2],
+        capacity: usize,
+        arena: (*const u8, usize),
+    ) -> Self {
         let front = buffers[word.load().index() ^ 1];
         Self {
             word,
             buffers,
             capacity,
+            arena,
+            outer: (front, front),
             front: Front {
                 at: front,
                 end: front,
@@ -141,16 +153,16 @@ impl QueueReader {
     /// The next message, if the front holds one before its end and before a loss.
     pub fn next_in_front(&mut self) -> Option<Raw> {
         loop {
-            let before = self.front;
-            if before.is_drained() {
+            if self.front.is_drained() && !self.step_out() {
                 return None;
             }
+            let before = (self.front, self.outer);
             match self.take() {
                 None => {}
                 Some(Received::Message(raw)) => return Some(raw),
                 Some(_) => {
                     // The next call comes across it again, and tells.
-                    self.front = before;
+                    (self.front, self.outer) = before;
                     return None;
                 }
             }
@@ -161,7 +173,7 @@ impl QueueReader {
     /// flip made room that the router waits for.
     pub fn next(&mut self, on_full: impl Fn()) -> Received {
         loop {
-            if self.front.is_drained() && !self.refill(&on_full) {
+            if self.front.is_drained() && !self.step_out() && !self.refill(&on_full) {
                 return Received::Empty;
             }
             if let Some(received) = self.take() {
@@ -184,6 +196,26 @@ impl QueueReader {
         self.control(header, payload)
     }
 
+    /// What was referred to is drained: back to the rest of the buffer, if there is any.
+    fn step_out(&mut self) -> bool {
+        let (at, end) = self.outer;
+        (self.front.at, self.front.end, self.outer.0) = (at, end, end);
+        at != end
+    }
+
+    /// Goes on with what a reference refers to.
+    fn step_in(&mut self, span: Span) -> Option<Received> {
+        let (arena, len) = self.arena;
+        let is_outside = span.offset > len || span.len > len - span.offset;
+        if is_outside || self.outer.0 != self.outer.1 {
+            return Some(Received::Damaged);
+        }
+        self.outer = (self.front.at, self.front.end);
+        self.front.at = arena.wrapping_add(span.offset);
+        self.front.end = self.front.at.wrapping_add(span.len);
+        None
+    }
+
     fn refill(&mut self, on_full: impl Fn()) -> bool {
         match self.word.flip_or_arm() {
             Flip::Armed => false,
@@ -201,6 +233,7 @@ impl QueueReader {
         self.front.at = self.buffers[old.index()];
         // The router is trusted; the bound still costs nothing and keeps damage harmless.
         self.front.end = self.front.at.wrapping_add(old.tail().min(self.capacity));
+        self.outer = (self.front.end, self.front.end);
     }
 
     fn message(&self, header: Header, payload: *const u8) -> Received {
@@ -237,6 +270,7 @@ impl QueueReader {
                 self.ops_done = ops_done;
                 (lost > 0).then_some(Received::Lost(lost))
             }
+            kind::REFERENCE => self.step_in(header.span()),
             _ => Some(Received::Damaged),
         }
     }

@@ -1,12 +1,15 @@
 //! The router's end of a queue.
 
+mod pins;
 mod resume;
 
 use super::{Control, ControlWord};
+use crate::arena::{Arena, Span};
 use crate::config::Overflow;
 use crate::ledger::{self, Account};
 use crate::record::{self, Header, SyncPayload, copy_records, kind, round_up, size_of_record};
 use crate::region::Shared;
+use pins::Pins;
 
 /// Bytes that may precede a message in an empty buffer: a SYNC and a STAMP record.
 pub(crate) const OVERHEAD: usize = size_of_record(SyncPayload::BYTES) + record::HEADER;
@@ -20,10 +23,26 @@ pub(crate) struct Appended {
     pub lost: u32,
 }
 
+/// Whole records on their way to the queues.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub records: *const u8,
+    pub bytes: usize,
+    /// How many messages they are.
+    pub messages: u32,
+    /// Where they lie, if it is the arena.
+    pub span: Option<Span>,
+    /// Their time, ns.
+    pub now: u64,
+    pub overflow: Overflow,
+}
+
 /// What a part of the back buffer holds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Content {
     bytes: usize,
+    /// The same with what is referred to in the place of the references, bytes.
+    weight: usize,
     messages: u32,
     /// Losses told by SYNC records in it: owed again if it is discarded.
     lost: u64,
@@ -47,6 +66,7 @@ const TRIES: usize = 8;
 impl Content {
     fn add(&mut self, other: Self) {
         self.bytes += other.bytes;
+        self.weight += other.weight;
         self.messages += other.messages;
         self.lost += other.lost;
     }
@@ -72,12 +92,17 @@ pub(crate) struct QueueWriter {
     publication: u64,
     /// The core cannot have done what its control word shows.
     is_damaged: bool,
-    /// Bytes in the back buffer, published or not: `published.bytes <= tail <= capacity`.
+    /// Bytes in the back buffer, published or not: `published.bytes <= tail <= capacity`. At most
+    /// the weight of both.
     tail: usize,
     /// What the core may already see of the back buffer.
     published: Content,
     /// What it may not see yet.
     pending: Content,
+    /// What the buffers refer to.
+    pins: [Pins; 2],
+    /// Bytes of the front, which the core may be reading; 0 when it has done with it.
+    front: usize,
     /// Losses not yet told to the core.
     lost: u64,
     /// Messages that were in the queue and have been dropped for newer ones, not yet reported.
@@ -107,6 +132,7 @@ impl QueueWriter {
         buffers: [*mut u8; 2],
         capacity: usize,
         limit: usize,
+        arena: &mut Arena,
     ) -> Self {
         let (account, state) = ledger::Entry::open(account, committed);
         let mut new = Self {
@@ -121,6 +147,8 @@ impl QueueWriter {
             tail: 0,
             published: Content::default(),
             pending: Content::default(),
+            pins: [const { Pins::new() }; 2],
+            front: 0,
             lost: 0,
             discarded: 0,
             ops_done: 0,
@@ -130,14 +158,16 @@ impl QueueWriter {
             stamp: 0,
         };
         if let Some(state) = state {
-            new.resume(state);
+            new.resume(state, arena);
         }
         new
     }
 
     /// Forgets everything, for the slot's next owner.
-    pub fn reset(&mut self) {
+    pub fn reset(&mut self, arena: &mut Arena) {
         self.word.reset();
+        self.pins.iter_mut().for_each(|pins| pins.release(arena));
+        self.front = 0;
         self.guess = Control::EMPTY;
         (self.publication, self.is_damaged) = (0, false);
         self.back_is_empty();
@@ -145,40 +175,27 @@ impl QueueWriter {
         (self.owes_sync, self.wants_wake) = (false, false);
     }
 
-    /// Appends `bytes` of whole records holding `messages` messages, written at `now` ns.
+    /// Appends a run of whole records: as a reference if the arena has them, else as a copy.
     #[inline]
-    pub fn append(
-        &mut self,
-        records: *const u8,
-        bytes: usize,
-        messages: u32,
-        now: u64,
-        overflow: Overflow,
-    ) -> Appended {
-        if !self.owes_sync && !self.full && self.fits(bytes + record::HEADER) {
-            self.write_stamp(now);
-            // SAFETY: `fits` left room for the stamp and the records; the back buffer beyond the
-            // published tail is ours (queue invariant). The source is the router's own memory.
-            unsafe { copy_records(records, self.at_tail(), bytes) };
-            self.took(bytes, messages);
+    pub fn append(&mut self, run: &Run, arena: &mut Arena) -> Appended {
+        if !self.owes_sync && !self.full && self.fits(run.bytes + record::HEADER) {
+            self.put(run, arena);
             return Appended {
-                taken: messages,
+                taken: run.messages,
                 lost: 0,
             };
         }
-        self.append_slowly(records, bytes, now, overflow)
+        self.append_slowly(run, arena)
     }
 
     /// Appends one message whose payload is still in the sender's lane.
-    #[inline]
     pub fn append_large(
         &mut self,
-        header: Header,
-        payload: *const u8,
-        now: u64,
-        overflow: Overflow,
+        (header, payload): (Header, *const u8),
+        (now, overflow): (u64, Overflow),
+        arena: &mut Arena,
     ) -> Appended {
-        if !self.make_room(header.size(), overflow) {
+        if !self.make_room(header.size(), overflow, arena) {
             return self.lose(1);
         }
         self.write_stamp(now);
@@ -189,7 +206,7 @@ impl QueueWriter {
             header.write(at);
             record::copy(payload, at.add(record::HEADER), header.len());
         }
-        self.took(header.size(), 1);
+        self.took(header.size(), header.size(), 1);
         Appended {
             taken: 1,
             lost: std::mem::take(&mut self.discarded),
@@ -198,11 +215,11 @@ impl QueueWriter {
 
     /// True when a message record of `size` bytes would be taken now without loss. Used by the
     /// blocking policy; if false, the core has been asked to ring when it flips.
-    pub fn has_room(&mut self, size: usize) -> bool {
+    pub fn has_room(&mut self, size: usize, arena: &mut Arena) -> bool {
         if !self.full && self.fits(size + self.overhead()) {
             return true;
         }
-        self.refresh();
+        self.refresh(arena);
         self.full = self.full || !self.fits(size + self.overhead());
         !self.full
     }
@@ -215,13 +232,13 @@ impl QueueWriter {
     }
 
     /// Writes the SYNC record that is owed, if there is room.
-    pub fn settle(&mut self) {
+    pub fn settle(&mut self, arena: &mut Arena) {
         if !self.owes_sync || self.full {
             return;
         }
         let size = size_of_record(SyncPayload::BYTES);
         if !self.fits(size) {
-            self.refresh();
+            self.refresh(arena);
             self.full = !self.fits(size);
         }
         if !self.full {
@@ -251,7 +268,7 @@ impl QueueWriter {
 
     /// Publishes what was appended and [`Self::record`]ed.
     #[inline]
-    pub fn publish(&mut self) -> Publication {
+    pub fn publish(&mut self, arena: &mut Arena) -> Publication {
         let before = self.guess.index();
         for _ in 0..TRIES {
             let keep_armed = !self.wants_wake;
@@ -259,9 +276,10 @@ impl QueueWriter {
             match self.exchange(self.guess.published(self.tail, self.full, keep_armed)) {
                 Ok(()) => {
                     self.published.add(std::mem::take(&mut self.pending));
+                    self.pins[self.guess.index()].publish();
                     self.wants_wake = false;
                     if self.guess.index() != before {
-                        self.settle_after_flip();
+                        self.settle_after_flip(arena);
                     }
                     return if notify {
                         Publication::Notify
@@ -269,7 +287,7 @@ impl QueueWriter {
                         Publication::Quiet
                     };
                 }
-                Err(actual) => self.adopt(actual),
+                Err(actual) => self.adopt(actual, arena),
             }
         }
         self.is_damaged = true;
@@ -288,47 +306,89 @@ impl QueueWriter {
 
     /// A flip makes room for a SYNC that is owed: there is something to publish again.
     #[cold]
-    fn settle_after_flip(&mut self) {
-        self.settle();
+    fn settle_after_flip(&mut self, arena: &mut Arena) {
+        self.settle(arena);
         self.wants_wake = self.has_news();
     }
 
     /// Learns whether the core has flipped.
-    pub fn refresh(&mut self) {
+    pub fn refresh(&mut self, arena: &mut Arena) {
         let actual = self.word.load();
         if actual != self.guess {
-            self.adopt(actual);
+            self.adopt(actual, arena);
         }
     }
 
-    fn append_slowly(
-        &mut self,
-        records: *const u8,
-        bytes: usize,
-        now: u64,
-        overflow: Overflow,
-    ) -> Appended {
+    /// True when it refers to something in the arena.
+    pub fn has_pins(&self) -> bool {
+        !self.pins.iter().all(Pins::is_empty)
+    }
+
+    /// Writes a run that `fits`, with the stamp that must precede it.
+    #[inline]
+    fn put(&mut self, run: &Run, arena: &mut Arena) {
+        self.write_stamp(run.now);
+        let pins = &mut self.pins[self.guess.index()];
+        match run.span {
+            Some(span) if !pins.is_full() => {
+                pins.push(arena, span.extent());
+                // SAFETY: as below; a reference is no longer than what it refers to.
+                unsafe { Header::reference(span).write(self.at_tail()) };
+                self.took(record::HEADER, run.bytes, run.messages);
+            }
+            _ => {
+                // SAFETY: the caller has left room for the stamp and the records; the back buffer
+                // beyond the published tail is ours (queue invariant). The source is the router's.
+                unsafe { copy_records(run.records, self.at_tail(), run.bytes) };
+                self.took(run.bytes, run.bytes, run.messages);
+            }
+        }
+    }
+
+    /// As much of a run as there is room for, record by record.
+    fn append_slowly(&mut self, run: &Run, arena: &mut Arena) -> Appended {
+        if run.messages == 1 {
+            return self.append_one(run, arena);
+        }
         let (mut at, mut sum) = (0, Appended { taken: 0, lost: 0 });
-        while at < bytes {
-            // SAFETY: the router's own staging, whole records: at < bytes.
-            let header = unsafe { Header::read(records.add(at)) };
-            let payload = records.wrapping_add(at + record::HEADER);
-            let one = self.append_large(header, payload, now, overflow);
+        while at < run.bytes {
+            let records = run.records.wrapping_add(at);
+            // SAFETY: the router's own run of whole records: at < bytes.
+            let bytes = unsafe { Header::read(records) }.size();
+            let one = Run {
+                records,
+                bytes,
+                messages: 1,
+                span: None,
+                ..*run
+            };
+            let one = self.append_one(&one, arena);
             sum.taken += one.taken;
             sum.lost += one.lost;
-            at += header.size();
+            at += bytes;
         }
         sum
     }
 
+    fn append_one(&mut self, run: &Run, arena: &mut Arena) -> Appended {
+        if !self.make_room(run.bytes, run.overflow, arena) {
+            return self.lose(1);
+        }
+        self.put(run, arena);
+        Appended {
+            taken: 1,
+            lost: std::mem::take(&mut self.discarded),
+        }
+    }
+
     /// Room for a message record of `size` bytes and what must precede it.
-    fn make_room(&mut self, size: usize, overflow: Overflow) -> bool {
-        self.settle();
+    fn make_room(&mut self, size: usize, overflow: Overflow, arena: &mut Arena) -> bool {
+        self.settle(arena);
         if self.takes(size) {
             return true;
         }
-        self.refresh();
-        self.settle();
+        self.refresh(arena);
+        self.settle(arena);
         if self.takes(size) {
             return true;
         }
@@ -336,8 +396,8 @@ impl QueueWriter {
         if overflow != Overflow::DropOldest {
             return false;
         }
-        self.discard_back();
-        self.settle();
+        self.discard_back(arena);
+        self.settle(arena);
         self.takes(size)
     }
 
@@ -346,26 +406,27 @@ impl QueueWriter {
     }
 
     /// Drops everything in the back buffer, published or not, counting it.
-    fn discard_back(&mut self) {
-        if self.published.bytes > 0 && !self.take_back() {
+    fn discard_back(&mut self, arena: &mut Arena) {
+        if self.published.bytes > 0 && !self.take_back(arena) {
             return;
         }
         self.discarded += self.published.messages + self.pending.messages;
         self.lost += self.published.all_lost() + self.pending.all_lost();
         self.owes_sync = true;
         self.wants_wake = true;
+        self.pins[self.guess.index()].release(arena);
         self.back_is_empty();
     }
 
     /// Takes what the core has not yet taken out of its reach; false when it has just taken it.
     /// This is seen at once, before the operation is committed: the publication counted here tells
     /// a successor of it. Until the next one the core finds nothing, so it happens once at most.
-    fn take_back(&mut self) -> bool {
+    fn take_back(&mut self, arena: &mut Arena) -> bool {
         for _ in 0..TRIES {
             match self.exchange(self.guess.published(0, false, true)) {
                 Ok(()) => return true,
                 Err(actual) => {
-                    self.adopt(actual);
+                    self.adopt(actual, arena);
                     if self.tail == 0 || !self.full {
                         return false; // there is room again
                     }
@@ -386,10 +447,11 @@ impl QueueWriter {
     }
 
     fn fits(&self, bytes: usize) -> bool {
-        let end = self.tail + bytes;
+        let weight = self.published.weight + self.pending.weight;
+        let end = weight + bytes;
         // A record larger than the limit is accepted by an empty buffer: `capacity` holds the
         // largest message with everything that can precede it.
-        end <= self.limit || (self.tail <= OVERHEAD && end <= self.capacity)
+        end <= self.limit || (weight <= OVERHEAD && end <= self.capacity)
     }
 
     fn overhead(&self) -> usize {
@@ -406,7 +468,7 @@ impl QueueWriter {
         }
         // SAFETY: every caller left room for a stamp before the record it is about to write.
         unsafe { Header::stamp(now).write(self.at_tail()) };
-        self.grew(record::HEADER);
+        self.grew(record::HEADER, record::HEADER);
         self.stamp = now;
     }
 
@@ -420,23 +482,25 @@ impl QueueWriter {
             payload.write(self.lost);
             payload.add(1).write(self.ops_done);
         }
-        self.grew(size_of_record(SyncPayload::BYTES));
+        let size = size_of_record(SyncPayload::BYTES);
+        self.grew(size, size);
         self.pending.lost += std::mem::take(&mut self.lost);
         self.owes_sync = false;
     }
 
     #[inline]
-    fn took(&mut self, bytes: usize, messages: u32) {
-        debug_assert_eq!(bytes, round_up(bytes));
-        self.grew(bytes);
+    fn took(&mut self, bytes: usize, weight: usize, messages: u32) {
+        debug_assert!(bytes == round_up(bytes) && bytes <= weight);
+        self.grew(bytes, weight);
         self.pending.messages += messages;
         self.wants_wake = true;
     }
 
     #[inline]
-    fn grew(&mut self, bytes: usize) {
+    fn grew(&mut self, bytes: usize, weight: usize) {
         self.tail += bytes;
         self.pending.bytes += bytes;
+        self.pending.weight += weight;
     }
 
     #[inline]
@@ -447,9 +511,23 @@ impl QueueWriter {
 
     /// Takes over what the core has done to the control word. Only the index bit and the armed
     /// bit are believed: the tail is ours, whatever a misbehaving core wrote there.
-    fn adopt(&mut self, actual: Control) {
-        if actual.index() != self.guess.index() {
-            self.move_pending(actual.index());
+    fn adopt(&mut self, actual: Control, arena: &mut Arena) {
+        let (from, to) = (self.guess.index(), actual.index());
+        if from != to {
+            self.move_pending(to);
+            // The core has given this buffer up, and what it refers to with it.
+            self.pins[to].release(arena);
+            let [a, b] = &mut self.pins;
+            if to == 0 {
+                b.move_pending(a);
+            } else {
+                a.move_pending(b);
+            }
+        }
+        if actual.is_armed() {
+            // It has found the front drained, and nothing it received before is borrowed any more.
+            self.pins[to ^ 1].release(arena);
+            self.front = 0;
         }
         self.guess = actual;
     }
@@ -460,6 +538,7 @@ impl QueueWriter {
         // SAFETY: two distinct buffers; the pending bytes lie beyond the tail that the core may
         // read, and the core has given up the other buffer by flipping (Acquire on the CAS).
         unsafe { copy_records(from, self.buffers[to], self.pending.bytes) };
+        self.front = self.published.bytes;
         self.tail = self.pending.bytes;
         self.published = Content::default();
         self.full = false;

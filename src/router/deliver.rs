@@ -1,22 +1,28 @@
 //! Delivery: from a record in a lane to the queues of the subscribed cores.
 //!
-//! Small messages to one channel are copied once, header checked and rewritten, into a staging
-//! buffer of the router's own; each queue then gets the whole run with one copy. So every queue
-//! receives what was checked, not what a lane may hold a moment later, and fan-out copies from
-//! the L1 cache.
+//! Small messages to one channel are copied once, header checked and rewritten, into the stage
+//! (`stage`); each queue then gets a reference to the whole run, or a copy where that is cheaper. A
+//! large message is copied into the arena by itself, or, where there is no room, to each queue. So
+//! every queue receives what was checked, not what a lane may hold a moment later.
 
-use super::{Flow, OP_BYTES, Router};
+use super::stage::longest_record;
+use super::{Flow, Router};
+use crate::arena::{Extent, Span};
 use crate::config::{Config, Overflow, Timestamps};
 use crate::directory::ChannelId;
 use crate::lane::{LaneRecord, Violation};
+use crate::queue::Run;
 use crate::record::{self, Header, STAMP_BYTES, flags, full_ticket, kind, round_up};
 use crate::sync::foreign;
 
-/// Records up to this size go through the staging buffer.
-const STAGED_RECORD: usize = 1024;
+/// Bytes that a reference must save each queue, and all of them together, to be worth its upkeep.
+const SHARED_RUN: usize = 256;
+const SHARED_SUM: usize = 1024;
 
-/// How far ahead a run asks for the cache lines of the lane, bytes: another processor had them.
-const AHEAD: usize = 512;
+/// True when `bytes` for so many queues are better written once and referred to.
+fn is_worth_sharing(bytes: usize, queues: usize) -> bool {
+    bytes >= SHARED_RUN && bytes * queues >= SHARED_SUM
+}
 
 /// What a message must look like to be staged without further questions.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +45,7 @@ impl Small {
         Self {
             kind: u16::from(kind::MESSAGE) | u16::from(flags) << 8,
             min: stamp,
-            max: (config.max_message + stamp).min(STAGED_RECORD - record::HEADER),
+            max: (config.max_message + stamp).min(longest_record(config) - record::HEADER),
         }
     }
 
@@ -49,89 +55,6 @@ impl Small {
             && header.origin() == channel
             && header.len() <= self.max
             && header.len() >= self.min
-    }
-}
-
-/// A run of small messages to one channel, ready for the queues.
-#[derive(Debug)]
-pub(super) struct Stage {
-    /// 16-byte aligned by its element type.
-    buffer: Box<[u128]>,
-    /// Bytes and messages in it.
-    len: usize,
-    messages: u32,
-    channel: u32,
-}
-
-impl Stage {
-    /// A stage whose runs fit into an empty queue of `queue_bytes`.
-    pub fn new(queue_bytes: usize) -> Self {
-        let bytes = OP_BYTES.min(queue_bytes / 2);
-        Self {
-            buffer: vec![0; bytes / size_of::<u128>()].into_boxed_slice(),
-            len: 0,
-            messages: 0,
-            channel: 0,
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    #[inline]
-    fn takes(&self, channel: u32, size: usize) -> bool {
-        self.len == 0 || (channel == self.channel && self.has_room(size))
-    }
-
-    #[inline]
-    fn has_room(&self, size: usize) -> bool {
-        self.len + size <= size_of_val(&*self.buffer)
-    }
-
-    /// Adds a message; the caller has asked `takes`.
-    #[inline]
-    fn push(&mut self, header: Header, payload: *const u8) {
-        let record = payload.wrapping_sub(record::HEADER);
-        self.push_alike(record, header.size(), header, header);
-    }
-
-    /// Adds the record at `from`, whose header was loaded as `claimed` and is passed on as
-    /// `routed`, and those behind it with the very same header, within `left` bytes. Returns the
-    /// bytes taken; at least one record, for which the caller has asked `takes`.
-    #[inline]
-    fn push_alike(
-        &mut self,
-        from: *const u8,
-        left: usize,
-        claimed: Header,
-        routed: Header,
-    ) -> usize {
-        let (size, payload) = (claimed.size(), round_up(claimed.len()));
-        let limit = left.min(size_of_val(&*self.buffer) - self.len);
-        debug_assert!(size <= limit);
-        let (mut at, mut messages) = (0, 0);
-        // SAFETY: at + size <= limit: the record lies whole, with its padding, in the sender's lane
-        // (checked by the lane's reader or the caller), and fits here. Each header is loaded once.
-        unsafe {
-            let to = self.buffer.as_mut_ptr().cast::<u8>().add(self.len);
-            loop {
-                let body = from.wrapping_add(at + record::HEADER);
-                routed.write(to.add(at));
-                record::copy_records(body, to.add(at + record::HEADER), payload);
-                (at, messages) = (at + size, messages + 1);
-                if at + size > limit || Header::read(from.add(at)) != claimed {
-                    break;
-                }
-                if at + AHEAD < left {
-                    record::prefetch_read(from.add(at + AHEAD));
-                }
-            }
-        }
-        self.channel = routed.channel();
-        self.len += at;
-        self.messages += messages;
-        at
     }
 }
 
@@ -191,7 +114,7 @@ impl Router {
             // SAFETY: a header lies in the span, 16-byte aligned like every position in a lane.
             let header = unsafe { Header::read(base.add(at)) };
             let size = header.size();
-            let fits = at + size <= span && self.stage.has_room(size);
+            let fits = at + size <= span && self.stage.has_room_for(size);
             if !fits || !self.small.matches(header, id.index) {
                 break;
             }
@@ -266,7 +189,7 @@ impl Router {
     #[inline]
     fn deliver(&mut self, header: Header, payload: *const u8) -> Flow {
         let size = header.size();
-        if size > STAGED_RECORD {
+        if size > self.stage.longest() {
             return self.deliver_large(header, payload);
         }
         if !self.stage.takes(header.channel(), size) && self.flush() == Flow::Blocked {
@@ -277,24 +200,49 @@ impl Router {
         Flow::Done
     }
 
-    /// One message straight from the lane to each queue.
+    /// One message straight from the lane: into the arena, or to each queue.
     fn deliver_large(&mut self, header: Header, payload: *const u8) -> Flow {
-        let channel = header.channel();
-        if self.flush() == Flow::Blocked || self.is_blocked(channel, header.size()) {
+        let (channel, bytes) = (header.channel(), header.size());
+        if self.flush() == Flow::Blocked || self.is_blocked(channel, bytes) {
             return Flow::Blocked;
         }
-        let (now, overflow) = (self.stamp(), self.view.config.overflow);
+        let queues = self.subscriptions.rows().count(channel);
+        let extent = is_worth_sharing(bytes, queues).then(|| self.claim(bytes));
+        match extent.flatten() {
+            Some(extent) => self.share_large(extent, header, payload),
+            None => self.copy_large(header, payload),
+        }
+        self.account(1, queues > 0, bytes);
+        Flow::Done
+    }
+
+    fn share_large(&mut self, extent: Extent, header: Header, payload: *const u8) {
+        let at = self.arena.at(extent.offset());
+        // SAFETY: claimed for this record, whose length the lane's reader has checked. The sender may
+        // misbehave and change the body meanwhile: it is then torn, the header is not.
+        unsafe {
+            header.write(at);
+            record::copy(payload, at.add(record::HEADER), header.len());
+        }
+        let span = Span {
+            offset: extent.offset(),
+            len: header.size(),
+        };
+        let run = self.run_of(at, span.len, 1, Some(span));
+        self.append(header.channel(), &run);
+        self.arena.unpin(extent);
+    }
+
+    fn copy_large(&mut self, header: Header, payload: *const u8) {
+        let when = (self.stamp(), self.view.config.overflow);
         let rows = *self.subscriptions.rows();
-        let mut heard = false;
-        rows.for_each(channel, |slot| {
-            heard = true;
-            let appended = self.queues[slot].append_large(header, payload, now, overflow);
+        rows.for_each(header.channel(), |slot| {
+            let queue = &mut self.queues[slot];
+            let appended = queue.append_large((header, payload), when, &mut self.arena);
             self.stats.deliveries += u64::from(appended.taken);
             self.stats.lost += u64::from(appended.lost);
             self.dirty.insert(slot);
         });
-        self.account(1, heard, header.size());
-        Flow::Done
     }
 
     /// Appends the staged run to the queues of its channel.
@@ -303,27 +251,72 @@ impl Router {
         if self.stage.is_empty() {
             return Flow::Done;
         }
-        let (len, messages) = (self.stage.len, self.stage.messages);
-        if self.is_blocked(self.stage.channel, len) {
+        let (channel, (records, bytes, messages)) = (self.stage.channel(), self.stage.run());
+        if self.is_blocked(channel, bytes) {
             return Flow::Blocked;
         }
-        let (now, overflow) = (self.stamp(), self.view.config.overflow);
+        let queues = self.subscriptions.rows().count(channel);
+        let is_shared = is_worth_sharing(bytes, queues);
+        let span = self.stage.span().filter(|_| is_shared);
+        let run = self.run_of(records, bytes, messages, span);
+        self.append(channel, &run);
+        self.stage.clear(span.is_some());
+        if is_shared && !self.stage.has_room() {
+            self.renew_stage();
+        }
+        let lanes = &mut self.lanes;
+        self.staged.drain(|slot| lanes[slot].staged = None);
+        self.account(messages, queues > 0, bytes);
+        self.publish_if_due();
+        Flow::Done
+    }
+
+    fn run_of(&mut self, records: *const u8, bytes: usize, n: u32, span: Option<Span>) -> Run {
+        Run {
+            records,
+            bytes,
+            messages: n,
+            span,
+            now: self.stamp(),
+            overflow: self.view.config.overflow,
+        }
+    }
+
+    /// Appends a run to all queues of a channel.
+    #[inline]
+    fn append(&mut self, channel: u32, run: &Run) {
         let rows = *self.subscriptions.rows();
-        let records = self.stage.buffer.as_ptr().cast();
-        let mut heard = false;
-        rows.for_each(self.stage.channel, |slot| {
-            heard = true;
-            let appended = self.queues[slot].append(records, len, messages, now, overflow);
+        rows.for_each(channel, |slot| {
+            let appended = self.queues[slot].append(run, &mut self.arena);
             self.stats.deliveries += u64::from(appended.taken);
             self.stats.lost += u64::from(appended.lost);
             self.dirty.insert(slot);
         });
-        (self.stage.len, self.stage.messages) = (0, 0);
-        let lanes = &mut self.lanes;
-        self.staged.drain(|slot| lanes[slot].staged = None);
-        self.account(messages, heard, len);
-        self.publish_if_due();
-        Flow::Done
+    }
+
+    /// The next runs go to a new chunk of the arena, or, if it has none, to the stage's own buffer.
+    fn renew_stage(&mut self) {
+        if let Some(old) = self.stage.give_up_chunk() {
+            self.arena.unpin(old);
+        }
+        if let Some(chunk) = self.claim(self.stage.chunk_bytes()) {
+            self.stage.take_chunk(chunk, self.arena.at(chunk.offset()));
+        }
+    }
+
+    /// Room in the arena. When there is none, the queues are asked now and then what they have
+    /// done with.
+    fn claim(&mut self, bytes: usize) -> Option<Extent> {
+        let claimed = self.arena.claim(bytes);
+        if claimed.is_some() || !self.arena.is_worth_asking() {
+            return claimed;
+        }
+        for queue in &mut self.queues {
+            if queue.has_pins() {
+                queue.refresh(&mut self.arena);
+            }
+        }
+        self.arena.claim(bytes)
     }
 
     /// Counts messages that have been delivered.
@@ -344,7 +337,7 @@ impl Router {
         let rows = *self.subscriptions.rows();
         let mut blocked = None;
         rows.for_each(channel, |slot| {
-            let is_in_the_way = blocked.is_none() && !self.queues[slot].has_room(size);
+            let is_in_the_way = blocked.is_none() && !self.queues[slot].has_room(size, &mut self.arena);
             if is_in_the_way && !self.leave_ahead(slot, channel) {
                 blocked = Some(slot);
             }

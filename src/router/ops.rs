@@ -153,7 +153,7 @@ impl Router {
     fn done(&mut self, slot: usize, notify: bool) {
         let queue = &mut self.queues[slot];
         queue.op_done(notify);
-        queue.settle();
+        queue.settle(&mut self.arena);
         self.dirty.insert(slot);
         if notify {
             // Armed or not: a loop that joins before it first receives waits for the descriptor.

@@ -24,8 +24,8 @@ impl Router {
             self.notice_owner(slot);
         }
         if self.queues[slot].waits_for_flip() {
-            self.queues[slot].refresh();
-            self.queues[slot].settle();
+            self.queues[slot].refresh(&mut self.arena);
+            self.queues[slot].settle(&mut self.arena);
             self.dirty.insert(slot);
         }
         if matches!(
@@ -118,7 +118,7 @@ impl Router {
 
     fn clear(&mut self, slot: usize) {
         self.leave_all(slot, true);
-        self.queues[slot].reset();
+        self.queues[slot].reset(&mut self.arena);
         self.dirty.insert(slot);
         self.active.remove(slot);
         self.leaving.remove(slot);

@@ -11,6 +11,7 @@
 //! it were routed again after it. See `adopt` for what a successor does.
 
 use super::{Lane, OP_BYTES, Position, Router, Standing};
+use crate::arena::Arena;
 use crate::directory::ChannelId;
 use crate::lane::LaneReader;
 use crate::ledger::{self, Words, pack, unpack};
@@ -71,7 +72,7 @@ impl Router {
         let mut from = 0;
         while let Some(slot) = self.dirty.next(from) {
             from = slot + 1;
-            match self.queues[slot].publish() {
+            match self.queues[slot].publish(&mut self.arena) {
                 Publication::Quiet => {}
                 Publication::Notify => self.outcome.wakes.insert(slot),
                 Publication::Refused => {
@@ -205,7 +206,12 @@ impl Lane {
 }
 
 /// The queue as the ledger has it after transaction `committed`.
-pub(super) fn queue_writer(view: &View, slot: usize, committed: u64) -> QueueWriter {
+pub(super) fn queue_writer(
+    view: &View,
+    slot: usize,
+    committed: u64,
+    arena: &mut Arena,
+) -> QueueWriter {
     let layout = &view.layout;
     // SAFETY: the view's region holds both buffers and outlives the router; only the master's
     // process writes them.
@@ -216,6 +222,7 @@ pub(super) fn queue_writer(view: &View, slot: usize, committed: u64) -> QueueWri
             view.buffers(slot),
             layout.buffer_capacity,
             view.config.queue_bytes,
+            arena,
         )
     }
 }

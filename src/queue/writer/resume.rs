@@ -8,7 +8,8 @@
 //!       3   losses told by what is pending
 //!       4   losses not told yet
 //!       5   operations of the core answered
-//!       6   publication | full | owes a SYNC | index    as the publication leaves them
+//!       6   publication (28 bits) | bytes of the front / 16 (28 bits) | full | owes a SYNC | index
+//!                                                     as the publication leaves them
 //! ```
 //! The publication is one compare-and-swap of the control word, which counts it. What became of
 //! it, a successor reads off the word:
@@ -22,16 +23,24 @@
 //! | | tail 0 | the core has taken everything |
 //! | the publication after | | what was there has been discarded: it is lost, and owed |
 //!
+//! What the queue has pinned in the arena is read off the references in its buffers: in the back all
+//! of it; in the front as far as it can have been filled, which may be more than the core still
+//! reads. Granules pinned in vain are free again when the core flips or arms.
+//!
 //! The bytes that have to move are intact: they lie in the core's front beyond the tail it took,
 //! and it cannot flip again before something is published.
 
 use super::{Content, Control, QueueWriter};
+use crate::arena::Arena;
 use crate::ledger::{Words, pack, unpack};
+use crate::record::{HEADER, Header, kind};
 
 const INDEX: u64 = 1;
 const OWES_SYNC: u64 = 2;
 const FULL: u64 = 4;
-const PUBLICATION_SHIFT: u32 = 8;
+const FRONT_SHIFT: u32 = 8;
+const FRONT_MASK: u64 = (1 << 28) - 1;
+const PUBLICATION_SHIFT: u32 = 36;
 
 impl QueueWriter {
     /// Writes what the next publication will leave into the ledger, as part of `transaction`.
@@ -46,6 +55,7 @@ impl QueueWriter {
             self.lost,
             self.ops_done,
             (self.publication + 1) << PUBLICATION_SHIFT
+                | (self.front as u64 / 16) << FRONT_SHIFT
                 | flag(self.full, FULL)
                 | flag(self.owes_sync, OWES_SYNC)
                 | self.guess.index() as u64,
@@ -55,9 +65,8 @@ impl QueueWriter {
 
     /// Goes on where a dead predecessor has stopped. What it had recorded and not published is
     /// pending afterwards; see the table above.
-    pub(super) fn resume(&mut self, state: Words) {
+    pub(super) fn resume(&mut self, state: Words, arena: &mut Arena) {
         let actual = self.word.load();
-        let publication = state[6] >> PUBLICATION_SHIFT;
         (self.lost, self.ops_done) = (state[4], state[5]);
         self.owes_sync = state[6] & OWES_SYNC != 0;
         self.full = state[6] & FULL != 0;
@@ -67,9 +76,28 @@ impl QueueWriter {
             return self.give_up(actual);
         }
         self.tail = self.published.bytes + self.pending.bytes;
+        let front = self.filled_front(state[6], actual);
         self.guess = actual;
         self.wants_wake = true; // a wake-up too many harms nobody
-        let flipped = actual.index() as u64 != state[6] & INDEX;
+        self.resume_back(state[6], actual);
+        self.front = if actual.is_armed() { 0 } else { front };
+        self.pin_again(arena);
+    }
+
+    /// Bytes of the front that can have been filled.
+    fn filled_front(&self, state: u64, actual: Control) -> usize {
+        if actual.index() as u64 != state & INDEX {
+            return self.tail; // what was the back
+        }
+        let recorded = (state >> FRONT_SHIFT & FRONT_MASK) as usize * 16;
+        // Or the core has flipped, the rest came after that, and it has flipped again.
+        recorded.max(self.pending.bytes).min(self.capacity)
+    }
+
+    /// What became of the recorded publication.
+    fn resume_back(&mut self, state: u64, actual: Control) {
+        let publication = state >> PUBLICATION_SHIFT;
+        let flipped = actual.index() as u64 != state & INDEX;
         self.publication = publication.wrapping_sub(1);
         if actual.carries(self.publication) {
             if flipped {
@@ -90,6 +118,37 @@ impl QueueWriter {
         } else {
             self.give_up(actual);
         }
+    }
+
+    /// Pins what the buffers refer to, and weighs it.
+    fn pin_again(&mut self, arena: &mut Arena) {
+        let (back, published) = (self.guess.index(), self.published.bytes);
+        self.published.weight = published + self.pin_part(back, 0, published, arena);
+        self.pins[back].publish();
+        self.pending.weight =
+            self.pending.bytes + self.pin_part(back, published, self.tail, arena);
+        self.pin_part(back ^ 1, 0, self.front, arena);
+        self.pins[back ^ 1].publish();
+    }
+
+    /// Pins what the records in a part of a buffer refer to, as far as there are records. Returns
+    /// by how many bytes it is more than the references.
+    fn pin_part(&mut self, buffer: usize, mut at: usize, end: usize, arena: &mut Arena) -> usize {
+        let mut more = 0;
+        while at + HEADER <= end {
+            // SAFETY: a header lies before `end`, which is within the buffer; the router alone
+            // writes there, and positions are multiples of 16.
+            let header = unsafe { Header::read(self.buffers[buffer].add(at)) };
+            let span = header.span();
+            let refers = header.kind() == kind::REFERENCE && arena.contains(span);
+            // One that finds no place any more lies beyond what the core can still read.
+            if refers && !self.pins[buffer].is_full() {
+                self.pins[buffer].push(arena, span.extent());
+                more += span.len.saturating_sub(HEADER);
+            }
+            at = at.saturating_add(header.size());
+        }
+        more
     }
 
     /// The recorded publication was made, after the core had `flipped` the buffers or before.
@@ -121,6 +180,7 @@ fn content(counts: u64, lost: u64) -> Content {
     let (bytes, messages) = unpack(counts);
     Content {
         bytes: bytes as usize,
+        weight: bytes as usize,
         messages,
         lost,
     }
