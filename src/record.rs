@@ -140,6 +140,12 @@ impl Header {
         (self.w1 >> 8) as u8
     }
 
+    /// True for a message without flags.
+    #[inline]
+    pub fn is_plain_message(self) -> bool {
+        self.w1 as u16 == u16::from(kind::MESSAGE)
+    }
+
     /// Payload length in bytes.
     #[inline]
     pub fn len(self) -> usize {

@@ -52,7 +52,7 @@ pub struct Messages<'a> {
 impl<'a> Messages<'a> {
     fn of(core: &'a mut Core) -> Self {
         Self {
-            front: core.queue.front(),
+            front: *core.queue.front_mut(),
             seen_ticket: core.seen_ticket,
             origin: core.origin,
             core,
@@ -62,11 +62,29 @@ impl<'a> Messages<'a> {
     /// What is not a plain message of the same origin: rare.
     #[cold]
     fn other(&mut self) -> Option<Raw> {
-        self.core.queue.set_front(self.front);
+        self.give_back();
         let raw = self.core.next_in_front();
-        self.front = self.core.queue.front();
+        self.front = *self.core.queue.front_mut();
         self.origin = self.core.origin;
         raw
+    }
+
+    fn give_back(&mut self) {
+        *self.core.queue.front_mut() = self.front;
+        self.core.seen_ticket = self.seen_ticket;
+        self.core.origin = self.origin;
+    }
+
+    /// A message whose header is not the last one's.
+    #[inline]
+    fn next_unlike(&mut self) -> Option<Raw> {
+        let raw = match self.front.plain(self.origin.key) {
+            Some(raw) => raw,
+            None => self.other()?,
+        };
+        self.seen_ticket = full_ticket(raw.header.ticket(), self.seen_ticket);
+        self.origin.saw(raw.header);
+        Some(raw)
     }
 }
 
@@ -75,12 +93,11 @@ impl<'a> Iterator for Messages<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Message<'a>> {
-        let raw = match self.front.plain(self.origin.key) {
+        let raw = match self.origin.next_alike(&mut self.front) {
             Some(raw) => raw,
-            None => self.other()?,
+            None => self.next_unlike()?,
         };
-        self.seen_ticket = full_ticket(raw.header.ticket(), self.seen_ticket);
-        // SAFETY: as in `Core::message`; the front is not flipped while the core is borrowed.
+        // SAFETY: as in `Core::recv`; the front is not flipped while the core is borrowed.
         Some(unsafe { self.origin.message(raw, self.seen_ticket) })
     }
 }
@@ -88,7 +105,6 @@ impl<'a> Iterator for Messages<'a> {
 impl Drop for Messages<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.core.queue.set_front(self.front);
-        self.core.seen_ticket = self.seen_ticket;
+        self.give_back();
     }
 }

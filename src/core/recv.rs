@@ -8,17 +8,26 @@ use super::{Core, Message, Sender, ring};
 use crate::directory::ChannelId;
 use crate::error::RecvError;
 use crate::notify;
-use crate::queue::{Raw, Received};
+use crate::queue::{Front, Raw, Received};
 use crate::record::{Header, full_ticket};
 
 /// An origin that no message has: slot 4,095 does not exist.
 const NOWHERE: u32 = u32::MAX;
+/// The header of no message, for the same reason.
+const NOTHING: Header = Header {
+    w0: u64::MAX,
+    w1: u64::MAX,
+};
 
 /// Channel and sender of a message, resolved: most messages come from where the last came from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
     /// [`Header::origin`] that the rest belongs to.
     pub key: u32,
+    /// The last message's header, if it came from here and has no stamp of its own.
+    last: Header,
+    /// Bytes of its record.
+    size: usize,
     channel: ChannelId,
     name: *const u8,
     name_len: usize,
@@ -29,11 +38,36 @@ impl Origin {
     pub fn unknown() -> Self {
         Self {
             key: NOWHERE,
+            last: NOTHING,
+            size: usize::MAX,
             channel: ChannelId::default(),
             name: std::ptr::NonNull::dangling().as_ptr(),
             name_len: 0,
             sender: Sender::default(),
         }
+    }
+
+    /// The next message of the front, if its header is the last one's.
+    #[inline]
+    pub fn next_alike(&self, front: &mut Front) -> Option<Raw> {
+        let body = front.alike(self.last, self.size)?;
+        Some(Raw {
+            header: self.last,
+            body,
+            len: self.last.len(),
+            stamp: front.stamp(),
+        })
+    }
+
+    /// Remembers the last message's header, or that it is not one to compare with.
+    #[inline]
+    pub fn saw(&mut self, header: Header) {
+        let is_plain = header.is_plain_message() && header.origin() == self.key;
+        (self.last, self.size) = if is_plain {
+            (header, header.size())
+        } else {
+            (NOTHING, usize::MAX)
+        };
     }
 
     /// A message that came from here.
@@ -74,14 +108,30 @@ impl Core {
         // The origin is unknown while messages of left channels must be filtered out. One place
         // makes the message, from values in registers: two would meet in memory, and reading
         // back what was just written piecemeal costs more than all the rest.
-        let raw = match self.queue.plain(self.origin.key) {
+        let raw = match self.origin.next_alike(self.queue.front_mut()) {
             Some(raw) => raw,
-            None => match self.next()? {
+            None => match self.next_unlike()? {
                 Some(raw) => raw,
                 None => return Ok(None),
             },
         };
-        Ok(Some(self.message(raw)))
+        // SAFETY: the front buffer is ours until the next call flips; this core is subscribed to
+        // the channel (messages of one it has left are filtered), so the router does not recycle
+        // it while the message is borrowed: receiving and leaving need `&mut self`.
+        Ok(Some(unsafe { self.origin.message(raw, self.seen_ticket) }))
+    }
+
+    /// A message whose header is not the last one's.
+    #[inline]
+    fn next_unlike(&mut self) -> Result<Option<Raw>, RecvError> {
+        let raw = match self.queue.front_mut().plain(self.origin.key) {
+            Some(raw) => Some(raw),
+            None => self.next()?,
+        };
+        if let Some(raw) = raw {
+            self.note(raw.header);
+        }
+        Ok(raw)
     }
 
     /// [`Self::recv`], waiting up to `timeout`. It reads the descriptor itself: do not combine it
@@ -106,7 +156,10 @@ impl Core {
                 return Err(RecvError::MasterGone);
             }
         }
-        Ok(next.map(|raw| self.message(raw)))
+        let Some(raw) = next else { return Ok(None) };
+        self.note(raw.header);
+        // SAFETY: as in `recv`.
+        Ok(Some(unsafe { self.origin.message(raw, self.seen_ticket) }))
     }
 
     /// Takes what is in the queue, for nobody.
@@ -135,14 +188,11 @@ impl Core {
         }
     }
 
+    /// The message with this header is about to be given to the caller.
     #[inline]
-    fn message(&mut self, raw: Raw) -> Message<'_> {
-        let ticket = full_ticket(raw.header.ticket(), self.seen_ticket);
-        self.seen_ticket = ticket;
-        // SAFETY: the front buffer is ours until the next call flips; this core is subscribed to
-        // the channel (messages of one it has left are filtered), so the router does not recycle
-        // it while the message is borrowed: receiving and leaving need `&mut self`.
-        unsafe { self.origin.message(raw, ticket) }
+    fn note(&mut self, header: Header) {
+        self.seen_ticket = full_ticket(header.ticket(), self.seen_ticket);
+        self.origin.saw(header);
     }
 
     /// False for what was on its way when its channel was left; else its origin is looked up.
@@ -165,6 +215,8 @@ impl Core {
         let filters = self.memberships.filters();
         self.origin = Origin {
             key: if filters { NOWHERE } else { header.origin() },
+            last: NOTHING,
+            size: usize::MAX,
             channel: ChannelId { index, generation },
             name,
             name_len,

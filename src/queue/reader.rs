@@ -38,6 +38,27 @@ pub(crate) struct Front {
 }
 
 impl Front {
+    /// The body of the next item, if that has just this `header`, of a message without a stamp of
+    /// its own, and so this `size`: most streams consist of messages that differ in nothing else.
+    #[inline]
+    pub fn alike(&mut self, header: Header, size: usize) -> Option<*const u8> {
+        let left = self.end as usize - self.at as usize;
+        // SAFETY: `size` is that of a record, so a header is left in the front, which is ours until
+        // we flip.
+        if left < size || unsafe { Header::read(self.at) } != header {
+            return None;
+        }
+        let body = self.at.wrapping_add(record::HEADER);
+        self.at = self.at.wrapping_add(size);
+        Some(body)
+    }
+
+    /// Time of the messages that follow, ns.
+    #[inline]
+    pub fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
     /// The next item, if it is an unstamped message of the given origin: what most calls find.
     /// Its bytes stay valid until the next flip.
     #[inline]
@@ -49,8 +70,7 @@ impl Front {
         // SAFETY: a header is left in the front, which is ours until we flip.
         let header = unsafe { Header::read(self.at) };
         let size = header.size();
-        if header.w1 as u16 != u16::from(kind::MESSAGE) || header.origin() != origin || size > left
-        {
+        if !header.is_plain_message() || header.origin() != origin || size > left {
             return None;
         }
         let body = self.at.wrapping_add(record::HEADER);
@@ -126,22 +146,11 @@ impl QueueReader {
         self.ops_done
     }
 
-    /// [`Front::plain`]; the bytes stay valid until the next call of [`Self::next`].
+    /// The unread rest of the front, for the caller to go on with, or to put back after it has
+    /// worked on a copy.
     #[inline]
-    pub fn plain(&mut self, origin: u32) -> Option<Raw> {
-        self.front.plain(origin)
-    }
-
-    /// The unread rest of the front, for a loop to work on.
-    #[inline]
-    pub fn front(&self) -> Front {
-        self.front
-    }
-
-    /// What a loop has left of [`Self::front`].
-    #[inline]
-    pub fn set_front(&mut self, front: Front) {
-        self.front = front;
+    pub fn front_mut(&mut self) -> &mut Front {
+        &mut self.front
     }
 
     /// Undoes the taking of the last message.

@@ -337,7 +337,8 @@ impl Router {
         let rows = *self.subscriptions.rows();
         let mut blocked = None;
         rows.for_each(channel, |slot| {
-            let is_in_the_way = blocked.is_none() && !self.queues[slot].has_room(size, &mut self.arena);
+            let is_in_the_way =
+                blocked.is_none() && !self.queues[slot].has_room(size, &mut self.arena);
             if is_in_the_way && !self.leave_ahead(slot, channel) {
                 blocked = Some(slot);
             }

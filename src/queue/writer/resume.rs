@@ -125,8 +125,7 @@ impl QueueWriter {
         let (back, published) = (self.guess.index(), self.published.bytes);
         self.published.weight = published + self.pin_part(back, 0, published, arena);
         self.pins[back].publish();
-        self.pending.weight =
-            self.pending.bytes + self.pin_part(back, published, self.tail, arena);
+        self.pending.weight = self.pending.bytes + self.pin_part(back, published, self.tail, arena);
         self.pin_part(back ^ 1, 0, self.front, arena);
         self.pins[back ^ 1].publish();
     }
