@@ -317,6 +317,12 @@ typedef struct {
      * lane until it is full, waiting calls wait as long as they were told.
      */
     uint32_t await_successor;
+    /**
+     * Bytes of the arena, where the router writes once what it would otherwise copy into
+     * each queue. 0: none. While it is full of what slow cores have not read yet, queues
+     * get copies.
+     */
+    size_t arena_bytes;
 } channel_config_t;
 
 /**
@@ -389,6 +395,14 @@ typedef struct {
      * Such records found.
      */
     uint64_t violations;
+    /**
+     * Runs of messages, and large messages, written once for all of their queues.
+     */
+    uint64_t shared;
+    /**
+     * How often the arena had no room for them, so that each queue got a copy.
+     */
+    uint64_t unshared;
 } channel_stats_t;
 
 /**

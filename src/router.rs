@@ -29,6 +29,8 @@ mod extremes;
 mod misdeeds;
 mod ops;
 mod sabotage;
+#[cfg(test)]
+mod sharing;
 mod slot_set;
 mod slots;
 mod stage;
@@ -396,8 +398,9 @@ impl Router {
     /// Routes one lane's records; with `Some((limit, cut))` only while their tickets, counted from
     /// the cut, are below `limit`.
     fn drain(&mut self, slot: usize, limit: Option<(u64, u64)>) -> Flow {
-        self.touched.insert(slot);
         loop {
+            // Each time: what is routed after a transaction belongs to the next.
+            self.touched.insert(slot);
             self.run(slot, limit);
             let record = match self.next_ticketed(slot) {
                 Ok(Some(record)) => record,

@@ -86,6 +86,10 @@ pub struct ChannelConfig {
     /// 1: they go on as if it were slow, for a successor will come: a send fills the
     /// lane until it is full, waiting calls wait as long as they were told.
     pub await_successor: u32,
+    /// Bytes of the arena, where the router writes once what it would otherwise copy into
+    /// each queue. 0: none. While it is full of what slow cores have not read yet, queues
+    /// get copies.
+    pub arena_bytes: usize,
 }
 
 // SAFETY: repr(C), integers only, `size` first; it had 72 bytes before `isolation`.
@@ -94,7 +98,7 @@ unsafe impl SizedStruct for ChannelConfig {
     const FIRST: usize = 72;
 }
 
-const _: () = assert!(size_of::<ChannelConfig>() == 80);
+const _: () = assert!(size_of::<ChannelConfig>() == 88);
 
 impl ChannelConfig {
     /// The crate's defaults, in the C form.
@@ -132,6 +136,7 @@ impl ChannelConfig {
                 .unwrap_or(u32::MAX),
             isolation: config.isolation.into(),
             await_successor: config.await_successor.into(),
+            arena_bytes: config.arena_bytes,
         }
     }
 
@@ -144,6 +149,7 @@ impl ChannelConfig {
         config.channels = self.channels;
         config.lane_bytes = self.lane_bytes;
         config.queue_bytes = self.queue_bytes;
+        config.arena_bytes = self.arena_bytes;
         config.max_message = self.max_message;
         config.overflow = choose("overflow", self.overflow, &OVERFLOWS)?;
         config.timestamps = choose("timestamps", self.timestamps, &TIMESTAMPS)?;

@@ -399,15 +399,19 @@ pub struct ChannelStats {
     pub quarantined: u64,
     /// Such records found.
     pub violations: u64,
+    /// Runs of messages, and large messages, written once for all of their queues.
+    pub shared: u64,
+    /// How often the arena had no room for them, so that each queue got a copy.
+    pub unshared: u64,
 }
 
-// SAFETY: repr(C), integers only, `size` first; in its first version.
+// SAFETY: repr(C), integers only, `size` first; it had 120 bytes before `shared`.
 unsafe impl SizedStruct for ChannelStats {
     const NAME: &'static str = "channel_stats_t";
     const FIRST: usize = 120;
 }
 
-const _: () = assert!(size_of::<ChannelStats>() == 120);
+const _: () = assert!(size_of::<ChannelStats>() == 136);
 
 impl ChannelStats {
     fn of(hub: &Hub) -> ChannelStats {
@@ -428,6 +432,8 @@ impl ChannelStats {
             reaped: stats.reaped,
             quarantined: stats.quarantined,
             violations: stats.violations,
+            shared: stats.shared,
+            unshared: stats.unshared,
         }
     }
 }

@@ -230,6 +230,7 @@ impl Router {
         };
         let run = self.run_of(at, span.len, 1, Some(span));
         self.append(header.channel(), &run);
+        self.stats.shared += 1;
         self.arena.unpin(extent);
     }
 
@@ -260,12 +261,16 @@ impl Router {
         let span = self.stage.span().filter(|_| is_shared);
         let run = self.run_of(records, bytes, messages, span);
         self.append(channel, &run);
+        self.stats.shared += u64::from(span.is_some());
         self.stage.clear(span.is_some());
         if is_shared && !self.stage.has_room() {
             self.renew_stage();
         }
-        let lanes = &mut self.lanes;
-        self.staged.drain(|slot| lanes[slot].staged = None);
+        let (lanes, touched) = (&mut self.lanes, &mut self.touched);
+        self.staged.drain(|slot| {
+            lanes[slot].staged = None;
+            touched.insert(slot);
+        });
         self.account(messages, queues > 0, bytes);
         self.publish_if_due();
         Flow::Done
@@ -307,16 +312,17 @@ impl Router {
     /// Room in the arena. When there is none, the queues are asked now and then what they have
     /// done with.
     fn claim(&mut self, bytes: usize) -> Option<Extent> {
-        let claimed = self.arena.claim(bytes);
-        if claimed.is_some() || !self.arena.is_worth_asking() {
-            return claimed;
-        }
-        for queue in &mut self.queues {
-            if queue.has_pins() {
-                queue.refresh(&mut self.arena);
+        let mut claimed = self.arena.claim(bytes);
+        if claimed.is_none() && self.arena.is_worth_asking() {
+            for queue in &mut self.queues {
+                if queue.has_pins() {
+                    queue.refresh(&mut self.arena);
+                }
             }
+            claimed = self.arena.claim(bytes);
         }
-        self.arena.claim(bytes)
+        self.stats.unshared += u64::from(claimed.is_none());
+        claimed
     }
 
     /// Counts messages that have been delivered.
