@@ -42,8 +42,8 @@ const PASSES: u32 = 256;
 const STREAM: u64 = 8;
 /// How long a wake is put off at most while senders stream.
 const HOLD: Duration = Duration::from_micros(50);
-/// Turns of [`pause`], about a microsecond.
-const PAUSE: u32 = 32;
+/// Turns of [`pause`], one to three microseconds.
+const PAUSE: u32 = 64;
 /// Longest sleep: descriptors that could not be opened are tried again, at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 

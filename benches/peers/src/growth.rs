@@ -209,7 +209,7 @@ fn hear_with_many(gate: &mut Gate, hub: &Hub, worker: u32, cores: u32) -> Result
     }
     Ok(Report {
         finished: now(),
-        received: checkers.iter().map(Checker::accepted).sum(),
+        received: checkers.iter_mut().map(Checker::accepted).sum(),
         ..Report::default()
     })
 }
