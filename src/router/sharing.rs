@@ -201,9 +201,10 @@ fn what_is_shared_stays_whole_while_it_is_read_and_is_free_afterwards() {
         .enumerate()
     {
         let stats = storm(overflow, 24, seed as u8);
-        let is_often_full = overflow != Overflow::Block; // there the slowest sets the pace
+        assert!(stats.shared > 1000, "{stats:?}");
+        // Those who read least and lose most keep it full.
         assert!(
-            stats.shared > 1000 && is_often_full == (stats.unshared > 1000),
+            overflow != Overflow::DropNewest || stats.unshared > 1000,
             "{stats:?}"
         );
     }
