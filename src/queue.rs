@@ -143,7 +143,8 @@ impl ControlWord {
     pub fn publish(&self, guess: Control, next: Control) -> Result<(), Control> {
         // SYNC(queue.publish): Release pairs with the core's Acquire in `flip_or_arm`; publishes
         // the records below the tail. On failure, Acquire pairs with the Release of the core's
-        // flip: its reads of the buffer it gave back are over before we write there.
+        // flip: its reads of the buffer it gave back, and of what that refers to in the arena, are
+        // over before we write there.
         match self.0.compare_exchange(
             guess.0,
             next.0,
@@ -189,8 +190,9 @@ impl ControlWord {
     /// Either side: the current value.
     #[inline]
     pub fn load(&self) -> Control {
-        // SYNC(queue.load): Acquire for the router, as in `publish` on failure.
-        Control(self.0.load(Ordering::Acquire))
+        // SYNC(queue.load): Acquire for the router, as in `publish` on failure: the core has done
+        // with what it gave back, and with what that refers to in the arena.
+        Control(self.0.load(order("queue.load", Ordering::Acquire)))
     }
 
     /// Router, with no live core: empties the queue.

@@ -15,6 +15,7 @@
 //! RUSTFLAGS='--cfg loom' cargo test --release --no-default-features --lib loom_ -- --nocapture
 //! ```
 
+mod arena;
 mod doorbell;
 mod hub;
 mod join;
