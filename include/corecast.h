@@ -128,6 +128,14 @@ typedef enum {
      */
     CHANNEL_E_DAMAGED = -34,
     /**
+     * A loan of this core is out: send or drop it first.
+     */
+    CHANNEL_E_LOAN_OUT = -35,
+    /**
+     * This core has no loan out.
+     */
+    CHANNEL_E_NO_LOAN = -36,
+    /**
      * No such worker.
      */
     CHANNEL_E_WORKER_RANGE = -40,
@@ -868,6 +876,53 @@ int channel_send_many_to(channel_core_t *core,
                          channel_id_t id,
                          const channel_body_t *bodies,
                          size_t count);
+
+/**
+ * Lends room for a message of `body_len` bytes, to be written in place and then sent
+ * with channel_send_loan: nothing is copied from a buffer of the caller's. Waits up to
+ * `timeout_ms` for room in the lane; 0 does not wait, -1 waits as long as it takes.
+ * Until the loan is sent or dropped, the core can receive, but not send, join, leave
+ * or lend again.
+ *
+ * The thread that uses the core. Blocks as `timeout_ms` says. Not signal-safe. The name
+ * is read during the call only. `*body` is written only on success; what it points at
+ * (alignment 8) is the caller's until the loan is sent or dropped, and holds what
+ * earlier messages have left there. Errors: as channel_send_timeout (CHANNEL_E_FULL
+ * without a timeout), CHANNEL_E_LOAN_OUT.
+ */
+int channel_loan(channel_core_t *core,
+                 const char *name,
+                 size_t body_len,
+                 int timeout_ms,
+                 void **body);
+
+/**
+ * Like channel_loan, to a channel that this core has open.
+ *
+ * As channel_loan. Errors: as there, and CHANNEL_E_STALE_CHANNEL.
+ */
+int channel_loan_to(channel_core_t *core,
+                    channel_id_t id,
+                    size_t body_len,
+                    int timeout_ms,
+                    void **body);
+
+/**
+ * Sends the loan as it stands. Its place among the messages is that of this call.
+ *
+ * The thread that uses the core. Never blocks, never allocates; wakes the master if it
+ * sleeps. Not signal-safe. The body is no longer the caller's. Errors: CHANNEL_E_NULL,
+ * CHANNEL_E_NO_LOAN, and those of a handle.
+ */
+int channel_send_loan(channel_core_t *core);
+
+/**
+ * Gives the loan up: nothing is sent.
+ *
+ * The thread that uses the core. Never blocks. Not signal-safe. The body is no longer
+ * the caller's. Errors: CHANNEL_E_NULL, CHANNEL_E_NO_LOAN, and those of a handle.
+ */
+int channel_loan_drop(channel_core_t *core);
 
 #ifdef __cplusplus
 }  // extern "C"

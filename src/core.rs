@@ -5,6 +5,7 @@
 //! but the one notification when the other side sleeps.
 
 mod attach;
+mod loan;
 mod membership;
 mod messages;
 mod recv;
@@ -28,6 +29,9 @@ use recv::Origin;
 use send::NameCache;
 use wait::MasterWatch;
 
+pub use loan::Loan;
+#[doc(hidden)]
+pub use loan::RawLoan;
 pub use membership::JoinTicket;
 pub use messages::Messages;
 

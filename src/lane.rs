@@ -205,6 +205,11 @@ impl LaneWriter {
         self.tail = self.tail.wrapping_add(bytes as u64);
     }
 
+    /// Gives back what has been claimed, and not been published, since the tail was `tail`.
+    pub fn give_back(&mut self, tail: u64) {
+        self.tail = tail;
+    }
+
     #[inline(never)]
     fn claim_slowly(&mut self, size: usize, head: &AtomicU64) -> Option<*mut u8> {
         let offset = self.tail as usize & (self.capacity - 1);

@@ -111,7 +111,9 @@ mod api {
     pub use crate::config::{
         Config, MAX_CHANNELS, MAX_MESSAGE, MIN_BUFFER, Order, Overflow, Requirements, Timestamps,
     };
-    pub use crate::core::{Channel, Core, JoinTicket, Message, Messages, Sender};
+    #[doc(hidden)]
+    pub use crate::core::RawLoan;
+    pub use crate::core::{Channel, Core, JoinTicket, Loan, Message, Messages, Sender};
     pub use crate::directory::{ChannelId, check_name};
     pub use crate::error::{
         AdoptError, AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError,

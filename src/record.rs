@@ -180,6 +180,14 @@ impl Header {
         self.w1 >> 16
     }
 
+    /// The same record with another ticket.
+    pub fn with_ticket(self, ticket: u64) -> Self {
+        Self {
+            w1: self.w1 & 0xffff | (ticket & TICKET_MASK) << 16,
+            ..self
+        }
+    }
+
     /// The same record as the router passes it on: to `channel`, from `slot`.
     #[inline]
     pub fn routed(self, channel: u32, slot: u32) -> Self {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int};
 
-use corecast::{AttachError, ChannelId, Core, Hub, JoinTicket};
+use corecast::{AttachError, ChannelId, Core, Hub, JoinTicket, Loan, RawLoan};
 
 use crate::error::{ChannelE, Failure};
 use crate::guard::guard;
@@ -26,6 +26,8 @@ pub(crate) struct State {
     pub(crate) lost: u64,
     /// Tickets of asynchronous joins whose answer was not given out yet.
     asked: VecDeque<u64>,
+    /// The message that the caller is writing in place.
+    pub(crate) loan: Option<RawLoan>,
 }
 
 /// The core keeps that many answers; older tickets are forgotten.
@@ -37,11 +39,28 @@ impl State {
             core,
             lost: 0,
             asked: VecDeque::new(),
+            loan: None,
         }
     }
 
+    /// The core, for calls that use its lane.
+    #[inline]
+    pub(crate) fn sender(&mut self) -> Result<&mut Core, Failure> {
+        if self.loan.is_some() {
+            return Err(Failure::Code(ChannelE::LoanOut));
+        }
+        Ok(&mut self.core)
+    }
+
+    /// What was lent, if anything.
+    pub(crate) fn take_loan(&mut self) -> Option<Loan<'_>> {
+        let raw = self.loan.take()?;
+        // SAFETY: while `loan` is set, `sender` lets nobody else use the lane.
+        Some(unsafe { Loan::from_raw(&mut self.core, raw) })
+    }
+
     fn join_async(&mut self, name: &[u8]) -> Result<u64, Failure> {
-        let ticket = self.core.join_async(name)?.number();
+        let ticket = self.sender()?.join_async(name)?.number();
         if !self.asked.contains(&ticket) {
             self.asked.push_back(ticket);
         }
@@ -156,7 +175,8 @@ pub unsafe extern "C" fn channel_detach(core: *mut ChannelCore) -> c_int {
         return 0;
     };
     guard(|| {
-        let state = block.0.take()?;
+        let mut state = block.0.take()?;
+        drop(state.take_loan());
         // SAFETY: from channel_attach; `take` succeeds once.
         unsafe { GRAVES.bury(core) };
         state.core.detach()?;
@@ -181,7 +201,7 @@ pub unsafe extern "C" fn channel_join(
 ) -> c_int {
     let join = |state: &mut State| {
         // SAFETY: NULL or a C string, by the caller.
-        let channel = state.core.join(unsafe { name_bytes(name) }?)?;
+        let channel = state.sender()?.join(unsafe { name_bytes(name) }?)?;
         // SAFETY: NULL or the caller's to write.
         unsafe { store(id, number(channel)) };
         Ok(0)
@@ -263,8 +283,12 @@ pub unsafe extern "C" fn channel_join_result(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn channel_leave(core: *mut ChannelCore, name: *const c_char) -> c_int {
     // SAFETY: NULL or a C string, by the caller.
-    let leave =
-        |state: &mut State| Ok(state.core.leave(unsafe { name_bytes(name) }?).map(|()| 0)?);
+    let leave = |state: &mut State| {
+        Ok(state
+            .sender()?
+            .leave(unsafe { name_bytes(name) }?)
+            .map(|()| 0)?)
+    };
     // SAFETY: the caller passes NULL or a core.
     unsafe { with_core(core, leave) }
 }
@@ -277,7 +301,7 @@ pub unsafe extern "C" fn channel_leave(core: *mut ChannelCore, name: *const c_ch
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn channel_leave_all(core: *mut ChannelCore) -> c_int {
     // SAFETY: the caller passes NULL or a core.
-    unsafe { with_core(core, |state| Ok(state.core.leave_all().map(|()| 0)?)) }
+    unsafe { with_core(core, |state| Ok(state.sender()?.leave_all().map(|()| 0)?)) }
 }
 
 /// Looks a channel up once, for channel_send_to, and keeps its number from being
@@ -298,7 +322,7 @@ pub unsafe extern "C" fn channel_open(
             return Err(Failure::Null("id"));
         }
         // SAFETY: NULL or a C string, by the caller.
-        let channel = state.core.channel(unsafe { name_bytes(name) }?)?;
+        let channel = state.sender()?.channel(unsafe { name_bytes(name) }?)?;
         // SAFETY: not NULL, and the caller's to write.
         unsafe { id.write(number(channel.id())) };
         Ok(0)
@@ -316,7 +340,7 @@ pub unsafe extern "C" fn channel_close(core: *mut ChannelCore, id: ChannelRef) -
     // SAFETY: the caller passes NULL or a core.
     unsafe {
         with_core(core, |state| {
-            Ok(state.core.close(opened(id)).map(|()| 0)?)
+            Ok(state.sender()?.close(opened(id)).map(|()| 0)?)
         })
     }
 }

@@ -62,6 +62,10 @@ pub enum ChannelE {
     MasterGone = -33,
     /// The queue of the core was damaged: what could not be read was skipped.
     Damaged = -34,
+    /// A loan of this core is out: send or drop it first.
+    LoanOut = -35,
+    /// This core has no loan out.
+    NoLoan = -36,
 
     /// No such worker.
     WorkerRange = -40,
@@ -94,7 +98,7 @@ pub enum ChannelE {
 
 impl ChannelE {
     /// Every code, in the order of the header. A test keeps it complete.
-    pub(crate) const ALL: [ChannelE; 36] = {
+    pub(crate) const ALL: [ChannelE; 38] = {
         use ChannelE::*;
         [
             Null,
@@ -120,6 +124,8 @@ impl ChannelE {
             TooLarge,
             MasterGone,
             Damaged,
+            LoanOut,
+            NoLoan,
             WorkerRange,
             CoreRange,
             SlotBusy,
@@ -149,6 +155,8 @@ impl ChannelE {
             Self::Value => c"a field has a value outside its set",
             Self::Detached => c"the handle was detached or destroyed",
             Self::InUse => c"the handle is in use",
+            Self::LoanOut => c"a loan of this core is out: send or drop it first",
+            Self::NoLoan => c"this core has no loan out",
             Self::WrongProcess => c"the handle belongs to another process",
             Self::Poisoned => c"the handle is poisoned by an earlier failure",
             Self::Panic => c"the library failed inside",

@@ -43,7 +43,7 @@ impl NameCache {
 
 /// Where a message goes.
 #[derive(Clone, Copy)]
-enum To<'a> {
+pub(super) enum To<'a> {
     Id(ChannelId),
     /// A channel that this core cannot see: the router resolves the name.
     Name(&'a [u8]),
@@ -188,7 +188,7 @@ impl Core {
     }
 
     #[inline]
-    fn check_send(&mut self, len: usize) -> Result<(), SendError> {
+    pub(super) fn check_send(&mut self, len: usize) -> Result<(), SendError> {
         self.check()?;
         if len > self.max_message {
             return Err(SendError::TooLarge {
@@ -208,7 +208,7 @@ impl Core {
     }
 
     #[inline]
-    fn current<'a>(&self, channel: Channel) -> Result<To<'a>, SendError> {
+    pub(super) fn current<'a>(&self, channel: Channel) -> Result<To<'a>, SendError> {
         if !self.directory.is_current(channel.0) {
             return Err(SendError::StaleChannel);
         }
@@ -216,7 +216,7 @@ impl Core {
     }
 
     #[inline]
-    fn resolve<'a>(&mut self, name: &'a [u8]) -> Result<To<'a>, SendError> {
+    pub(super) fn resolve<'a>(&mut self, name: &'a [u8]) -> Result<To<'a>, SendError> {
         if self.last_request != 0 && !self.request_is_routed() {
             return self.unresolved(name);
         }
@@ -323,7 +323,7 @@ impl Core {
     /// Claims a message record, preceded by a context if the channel is another than before.
     /// Returns where its payload goes.
     #[inline]
-    fn put_header(&mut self, id: ChannelId, len: usize) -> Result<*mut u8, SendError> {
+    pub(super) fn put_header(&mut self, id: ChannelId, len: usize) -> Result<*mut u8, SendError> {
         let len = len + self.stamp_bytes();
         let context = if self.context == Some(id) { 0 } else { HEADER };
         let Some(mut at) = self
@@ -347,7 +347,11 @@ impl Core {
     }
 
     /// The same for a channel given by name: a length byte and the name come first.
-    fn put_named_header(&mut self, name: &[u8], len: usize) -> Result<*mut u8, SendError> {
+    pub(super) fn put_named_header(
+        &mut self,
+        name: &[u8],
+        len: usize,
+    ) -> Result<*mut u8, SendError> {
         let prefix = round_up(1 + name.len());
         let len = prefix + len + self.stamp_bytes();
         let Some(at) = self.lane.claim(size_of_record(len), &self.mailbox.head) else {
@@ -367,7 +371,7 @@ impl Core {
     /// # Safety
     /// 8 bytes are claimed at `at` if messages are stamped.
     #[inline]
-    unsafe fn put_stamp(&self, at: *mut u8) -> *mut u8 {
+    pub(super) unsafe fn put_stamp(&self, at: *mut u8) -> *mut u8 {
         if !self.stamped {
             return at;
         }
@@ -379,7 +383,7 @@ impl Core {
     }
 
     #[inline]
-    fn stamp_bytes(&self) -> usize {
+    pub(super) fn stamp_bytes(&self) -> usize {
         if self.stamped { STAMP_BYTES } else { 0 }
     }
 

@@ -109,11 +109,11 @@ impl Core {
     }
 
     /// Tries `send` until the lane takes it, at most for `timeout`.
-    pub(super) fn wait_for_room(
+    pub(super) fn wait_for_room<T>(
         &mut self,
         timeout: Duration,
-        mut send: impl FnMut(&mut Self) -> Result<(), SendError>,
-    ) -> Result<(), SendError> {
+        mut send: impl FnMut(&mut Self) -> Result<T, SendError>,
+    ) -> Result<T, SendError> {
         self.wait_for(timeout, |core| match send(core) {
             Err(SendError::Full) => None,
             result => Some(result),

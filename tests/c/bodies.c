@@ -29,6 +29,48 @@ static void each_size(const char *name, channel_id_t joined, channel_id_t open) 
     }
 }
 
+static void lent(const char *name, channel_id_t joined, channel_id_t open) {
+    size_t sizes[] = {0, 1, 9, 4096, LARGEST};
+    void *place, *second;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        size_t len = sizes[i];
+        GIVES(0, channel_loan(core, name, len, 0, &place));
+        memcpy(place, body, len);
+        GIVES(0, channel_send_loan(core));
+        comes_back(name, joined, len);
+        GIVES(0, channel_loan_to(core, open, len, 1000, &place));
+        memset(place, 0xee, len);
+        GIVES(0, channel_loan_drop(core));
+        GIVES(0, channel_loan_to(core, open, len, -1, &place));
+        memcpy(place, body, len);
+        GIVES(0, channel_send_loan(core));
+        comes_back(name, joined, len);
+    }
+    GIVES(CHANNEL_E_NO_LOAN, channel_send_loan(core));
+    GIVES(CHANNEL_E_NO_LOAN, channel_loan_drop(core));
+    GIVES(CHANNEL_E_NULL, channel_loan(core, name, 1, 0, NULL));
+    GIVES(CHANNEL_E_TOO_LARGE, channel_loan(core, name, LARGEST + 1, 0, &place));
+    GIVES(0, channel_loan(core, name, 5, 0, &place));
+    GIVES(CHANNEL_E_LOAN_OUT, channel_loan(core, name, 5, 0, &second));
+    GIVES(CHANNEL_E_LOAN_OUT, channel_send(core, name, body, 1));
+    GIVES(CHANNEL_E_LOAN_OUT, channel_leave(core, name));
+    GIVES(0, channel_loan_drop(core));
+}
+
+/* A loan that is still out when its core is detached is not sent. */
+static void lent_and_left(channel_hub_t *hub, const char *name) {
+    channel_core_t *other;
+    channel_message_t message = {.size = sizeof message};
+    void *place;
+    GIVES(0, channel_attach(hub, CHANNEL_ANY, CHANNEL_ANY, &other));
+    GIVES(0, channel_send(other, name, body, 3));
+    GIVES(0, channel_loan(other, name, 5, 0, &place));
+    memset(place, 0xee, 5);
+    GIVES(0, channel_detach(other));
+    CHECK(received(core).body_len == 3);
+    GIVES(0, channel_recv_timeout(core, 20, &message));
+}
+
 static void many(const char *name, channel_id_t joined, channel_id_t open) {
     enum { COUNT = 50 };
     channel_body_t bodies[COUNT];
@@ -104,7 +146,9 @@ int main(void) {
     GIVES(0, channel_open(core, name, &open));
     CHECK(joined == open);
     each_size(name, joined, open);
+    lent(name, joined, open);
     many(name, joined, open);
+    lent_and_left(hub, name);
     many_at_once(name, joined);
     more_than_fits(name);
 

@@ -136,6 +136,9 @@ impl Peer for Corecast {
     }
 }
 
+/// Bodies from this size on are written in place, as iceoryx2 has it.
+const LOAN: usize = 4096;
+
 enum Send {
     Handle(Channel),
     /// `channel` would wait for the master, which this worker is itself.
@@ -156,8 +159,22 @@ pub struct CorecastLink {
 impl Link for CorecastLink {
     fn send(&mut self, count: usize, mut fill: impl FnMut(&mut [u8])) -> Result<(), String> {
         for _ in 0..count {
+            let channel = self.channel.as_ref().ok_or("this worker does not send")?;
+            if self.body.len() >= LOAN {
+                let loan = match channel {
+                    Send::Handle(channel) => {
+                        self.core
+                            .loan_to_timeout(*channel, self.body.len(), PATIENCE)
+                    }
+                    Send::Name(name) => self.core.loan(name, self.body.len()),
+                };
+                let mut loan = loan.map_err(text("loan"))?;
+                fill(&mut loan);
+                loan.send();
+                continue;
+            }
             fill(&mut self.body);
-            let sent = match self.channel.as_ref().ok_or("this worker does not send")? {
+            let sent = match channel {
                 Send::Handle(channel) => self.core.send_to_timeout(*channel, &self.body, PATIENCE),
                 Send::Name(name) => self.core.send(name, &self.body),
             };
@@ -171,12 +188,12 @@ impl Link for CorecastLink {
 
     fn receive(&mut self, mut take: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
         loop {
-            let mut count = 0;
-            while let Some(message) = self.core.recv().map_err(text("recv"))? {
-                take(message.body)?;
-                count += 1;
+            let mut found = false;
+            while let Some(mut messages) = self.core.recv_many().map_err(text("recv"))? {
+                messages.try_for_each(|message| take(message.body))?;
+                found = true;
             }
-            if count > 0 {
+            if found {
                 return Ok(());
             }
             match (&mut self.master, self.wait) {
