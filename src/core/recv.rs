@@ -122,7 +122,7 @@ impl Core {
     }
 
     /// A message whose header is not the last one's.
-    #[inline]
+    #[inline(never)]
     fn next_unlike(&mut self) -> Result<Option<Raw>, RecvError> {
         let raw = match self.queue.front_mut().plain(self.origin.key) {
             Some(raw) => Some(raw),
