@@ -177,6 +177,8 @@ pub(crate) struct Router {
     sole_passes: u32,
     /// The full queue that routing waits for.
     blocked_on: Option<usize>,
+    /// A record was sent after the cut of this pass, and waits for the next.
+    deferred: bool,
     /// Channels removed so far: contexts checked before may be stale.
     removals: u64,
     /// Time of this pass, ns; 0 until needed.
@@ -228,6 +230,7 @@ impl Router {
             cuts: 0,
             sole_passes: 0,
             blocked_on: None,
+            deferred: false,
             removals: 0,
             now: 0,
             clock,
@@ -253,12 +256,13 @@ impl Router {
         }
         self.now = 0;
         self.budget = PASS_BYTES;
-        self.blocked_on = None;
+        (self.blocked_on, self.deferred) = (None, false);
         let flow = self.route(cut);
         self.publish();
         let moved = self.release();
         self.finish_leaving();
-        let progress = moved || self.stats != before || flow == Flow::Enough || self.unblocked();
+        let is_left = flow == Flow::Enough || self.unblocked() || self.deferred;
+        let progress = moved || self.stats != before || is_left;
         if progress {
             self.stats.passes += 1;
             self.stats.store(&self.view.header.counters);
@@ -362,6 +366,8 @@ impl Router {
             Ok(Some(record)) => {
                 let ticket = full_ticket(record.header.ticket(), cut);
                 if ticket.wrapping_sub(cut) as i64 >= 0 {
+                    // Its lane is not armed, so nobody will ring for it.
+                    self.deferred = true;
                     self.check_future(slot, ticket);
                 } else {
                     // Distance to the cut, reversed, so that a wrapped counter sorts right.

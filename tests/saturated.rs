@@ -48,6 +48,42 @@ fn is_readable(master: &Master) -> bool {
     poll(&mut fds, PollTimeout::ZERO).expect("polled") == 1
 }
 
+/// A message sent between the router's cut and its look at the lane waits for the next pass. When
+/// there was nothing else, the master took that for idleness, and slept, up to a second, on a
+/// message whose sender had not been asked to ring.
+#[test]
+fn a_master_does_not_sleep_on_what_came_after_its_cut() {
+    let _watchdog = Watchdog::new(Duration::from_secs(60));
+    let hub = Hub::builder().workers(3).create().expect("a hub");
+    let mut master = hub.master().expect("a master");
+    let mut cores: Vec<_> = (0..3).map(|w| hub.attach(w, 0).expect("a core")).collect();
+    let mut to = cores.remove(0);
+    let ticket = to.join_async("room").expect("asked");
+    master.poll(Some(Duration::ZERO)).expect("polled");
+    to.join_result(ticket).expect("answered").expect("joined");
+    for core in &mut cores {
+        core.send("room", b"first").expect("sent");
+    }
+    // Tails are read lane by lane, the last core's after all others': it sends just before that, in
+    // the first pass that finds nothing else.
+    let (mut last, mut looks, lanes) = (cores.pop().expect("a core"), 0, cores.len() + 1);
+    master.sabotage(Sabotage {
+        between_tails: Some(Box::new(move || {
+            looks += 1;
+            if looks == lanes + 1 {
+                last.send("room", b"second").expect("sent");
+            }
+        })),
+        ..Sabotage::default()
+    });
+    master.poll(Some(Duration::ZERO)).expect("polled");
+    let mut heard = 0;
+    while to.recv().expect("no loss").is_some() {
+        heard += 1;
+    }
+    assert_eq!(heard, 3, "asleep on it: readable {}", is_readable(&master));
+}
+
 /// The master looks at its descriptors once in 256 passes. It once took that interruption for
 /// idleness, and slept, up to a second, on records that it had seen and not yet delivered.
 #[test]

@@ -21,6 +21,8 @@ use super::matrix::Cell;
 const CHANNEL: &str = "prefork";
 /// Longest wait for room in a lane; the round's own limit is shorter.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Bodies of this size and more are written in place.
+const LOAN: usize = 4096;
 
 /// What a run may choose about the hub.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -194,7 +196,7 @@ fn send(
     })
 }
 
-/// One call per message; returns how often the lane was full.
+/// One call per message, large ones written in place; returns how often the lane was full.
 fn send_each(
     core: &mut Core,
     channel: Channel,
@@ -203,6 +205,12 @@ fn send_each(
 ) -> Result<u64, SendError> {
     let mut waits = 0;
     while stream.next_group().is_some() {
+        if body.len() >= LOAN {
+            let mut loan = core.loan_to_timeout(channel, body.len(), PATIENCE)?;
+            stream.fill(&mut loan);
+            loan.send();
+            continue;
+        }
         stream.fill(body);
         match core.send_to(channel, body) {
             Ok(()) => {}

@@ -136,9 +136,6 @@ impl Peer for Corecast {
     }
 }
 
-/// Bodies from this size on are written in place, as iceoryx2 has it.
-const LOAN: usize = 4096;
-
 enum Send {
     Handle(Channel),
     /// `channel` would wait for the master, which this worker is itself.
@@ -160,19 +157,6 @@ impl Link for CorecastLink {
     fn send(&mut self, count: usize, mut fill: impl FnMut(&mut [u8])) -> Result<(), String> {
         for _ in 0..count {
             let channel = self.channel.as_ref().ok_or("this worker does not send")?;
-            if self.body.len() >= LOAN {
-                let loan = match channel {
-                    Send::Handle(channel) => {
-                        self.core
-                            .loan_to_timeout(*channel, self.body.len(), PATIENCE)
-                    }
-                    Send::Name(name) => self.core.loan(name, self.body.len()),
-                };
-                let mut loan = loan.map_err(text("loan"))?;
-                fill(&mut loan);
-                loan.send();
-                continue;
-            }
             fill(&mut self.body);
             let sent = match channel {
                 Send::Handle(channel) => self.core.send_to_timeout(*channel, &self.body, PATIENCE),
