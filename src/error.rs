@@ -204,6 +204,12 @@ pub enum AttachError {
     /// Only the master's process may call this.
     #[error("only the process of the master may do this")]
     WrongProcess,
+    /// The parent of this process has come by socket; its seat is its own.
+    #[error("process {parent} connected to this hub before it forked; connect again in the child")]
+    ForkedGuest {
+        /// The process that connected.
+        parent: u32,
+    },
     /// A system call failed.
     #[error("{call} failed: {}", std::io::Error::from_raw_os_error(*errno))]
     Os {
@@ -316,6 +322,134 @@ pub enum AdoptError {
     },
 }
 
+/// A name that no socket can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// Neither `@name` nor a path.
+    #[error("a socket's name begins with @, or is a path with a slash in it, and has no NUL")]
+    Form,
+    /// Longer than the kernel allows.
+    #[error("the socket's name has {len} bytes; at most {max} are possible")]
+    TooLong {
+        /// Bytes given.
+        len: usize,
+        /// Bytes possible.
+        max: usize,
+    },
+}
+
+/// Why a hub does not listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Not the name of a socket.
+    #[error(transparent)]
+    BadName(#[from] AddressError),
+    /// Somebody else's socket has the name.
+    #[error("the socket's name is taken; choose another, or none to have one made")]
+    Taken,
+    /// It does already.
+    #[error("this hub listens already")]
+    Listening,
+    /// There is nothing to give to those who come.
+    #[error(
+        "no seat is left for guests: first_worker is {first_worker}, the hub has {workers} workers and no extra slots"
+    )]
+    NoSeats {
+        /// Given.
+        first_worker: u32,
+        /// Workers configured.
+        workers: u32,
+    },
+    /// Neither the process that made the hub nor the master's.
+    #[error("only the process that made the hub, or that of its master, may do this")]
+    WrongProcess,
+    /// A system call failed.
+    #[error("{call} failed: {}", std::io::Error::from_raw_os_error(*errno))]
+    Os {
+        /// The call.
+        call: &'static str,
+        /// Its errno.
+        errno: i32,
+    },
+}
+
+/// Why a process did not become a hub's guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Not the name of a socket.
+    #[error(transparent)]
+    BadName(#[from] AddressError),
+    /// No name was given, and the environment has none.
+    #[error("no hub is named: give a name, set CORECAST_SOCKET, or start with `corecast run`")]
+    NoName,
+    /// Nobody listens there.
+    #[error("no hub listens at this socket; is the process that made it still running?")]
+    Nobody,
+    /// What listens there is something else.
+    #[error("what answers at this socket is not a corecast hub")]
+    NoHub,
+    /// The hub is of a user that this process has no reason to trust.
+    #[error("the socket is of user {uid}; this process is of user {own} and does not trust it")]
+    OtherUsersHub {
+        /// The user of who listens.
+        uid: u32,
+        /// This process's.
+        own: u32,
+    },
+    /// The hub takes only processes of its own user, and root's.
+    #[error("the hub refused: this process is of user {uid}, it takes those of user {expected}")]
+    Refused {
+        /// This process's user, as the hub sees it.
+        uid: u64,
+        /// The hub's.
+        expected: u64,
+    },
+    /// All seats are taken by processes that live.
+    #[error("all {seats} seats of the hub are taken; raise its workers or extra")]
+    NoFreeSeat {
+        /// Seats of the hub.
+        seats: u64,
+    },
+    /// The hub was made by another version of corecast.
+    #[error("the hub has version {found}; this library has {expected}")]
+    Version {
+        /// The hub's.
+        found: u64,
+        /// This library's.
+        expected: u64,
+    },
+    /// What came does not fit the region's description.
+    #[error("what the hub passed is damaged: it does not fit its own description")]
+    Damaged,
+    /// It ended the connection without an answer.
+    #[error("the hub hung up without an answer; has it ended, or did too many connect at once?")]
+    HungUp,
+    /// No answer came in time.
+    #[error("the master did not answer in time; is it started or polled?")]
+    Timeout,
+    /// A system call failed.
+    #[error("{call} failed: {}", std::io::Error::from_raw_os_error(*errno))]
+    Os {
+        /// The call.
+        call: &'static str,
+        /// Its errno.
+        errno: i32,
+    },
+}
+
+impl From<AdoptError> for ConnectError {
+    fn from(e: AdoptError) -> Self {
+        match e {
+            AdoptError::Version { found, expected } => Self::Version { found, expected },
+            AdoptError::Os { call, errno } => Self::Os { call, errno },
+            _ => Self::Damaged,
+        }
+    }
+}
+
 /// Why the master cannot run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -359,5 +493,7 @@ from_os_error! {
     AttachError,
     CreateError,
     AdoptError,
+    ConnectError,
+    ListenError,
     MasterError,
 }

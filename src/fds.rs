@@ -16,6 +16,16 @@ impl FdTable {
         Self(fds.into_iter().map(number).collect())
     }
 
+    /// A table in which some are closed from the beginning.
+    pub fn sparse(fds: impl IntoIterator<Item = Option<OwnedFd>>) -> Self {
+        let number = |fd: Option<OwnedFd>| fd.map_or(CLOSED, |fd| fd.into_raw_fd() as u32);
+        Self(
+            fds.into_iter()
+                .map(|fd| AtomicU32::new(number(fd)))
+                .collect(),
+        )
+    }
+
     /// The descriptor at `index`, unless this process has closed it.
     pub fn get(&self, index: usize) -> Option<RawFd> {
         // Relaxed: a file descriptor number, changed only by this process before it attaches.

@@ -67,21 +67,9 @@ impl Handoff {
 
     /// Checks that every descriptor is open and of the right kind.
     pub fn check(&self) -> Result<(), AdoptError> {
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
-        for &fd in &self.memfds {
-            // A descriptor that is not a memfd has no seals to get.
-            let has = fcntl(borrow(fd), FcntlArg::F_GET_SEALS).unwrap_or(0);
-            if !SealFlag::from_bits_truncate(has).contains(seals) {
-                return Err(AdoptError::Descriptor { fd });
-            }
-        }
-        for &fd in self.cores.iter().chain([&self.router]) {
-            let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
-            if link.as_os_str() != "anon_inode:[eventfd]" {
-                return Err(AdoptError::Descriptor { fd });
-            }
-        }
-        Ok(())
+        self.memfds.iter().try_for_each(|&fd| check_memfd(fd))?;
+        let mut eventfds = self.cores.iter().chain([&self.router]);
+        eventfds.try_for_each(|&fd| check_eventfd(fd))
     }
 
     /// Whether the next program gets the descriptors.
@@ -101,6 +89,23 @@ impl Handoff {
         let lists = self.memfds.iter().chain(&self.cores);
         lists.chain([&self.router]).copied()
     }
+}
+
+/// A memfd that cannot be resized; what is no memfd has no seals to get.
+pub(crate) fn check_memfd(fd: RawFd) -> Result<(), AdoptError> {
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+    let has = fcntl(borrow(fd), FcntlArg::F_GET_SEALS).unwrap_or(0);
+    let is_sealed = SealFlag::from_bits_truncate(has).contains(seals);
+    is_sealed.then_some(()).ok_or(AdoptError::Descriptor { fd })
+}
+
+/// An eventfd.
+pub(crate) fn check_eventfd(fd: RawFd) -> Result<(), AdoptError> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
+    let is_eventfd = link.as_os_str() == "anon_inode:[eventfd]";
+    is_eventfd
+        .then_some(())
+        .ok_or(AdoptError::Descriptor { fd })
 }
 
 /// For system calls that cope with a number that is not open.

@@ -1,5 +1,6 @@
 //! The hub: made before fork, inherited by every worker.
 
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,11 @@ use crate::clock::realtime_nanos;
 use crate::config::{Config, Order, Overflow, Timestamps};
 use crate::core::{Core, Sender};
 use crate::directory::check_name;
-use crate::error::{AdoptError, AttachError, CreateError, MasterError};
+use crate::error::{AdoptError, AttachError, ConnectError, CreateError, ListenError, MasterError};
 use crate::fds::FdTable;
+use crate::guests::address::Address;
+use crate::guests::connect::Seat;
+use crate::guests::{self, Guests};
 use crate::handoff::Handoff;
 use crate::layout::Layout;
 use crate::master::{Master, MasterThread};
@@ -24,6 +28,9 @@ use crate::stats::Stats;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::View;
 use crate::worker::Worker;
+
+/// The environment variable in which servers hand on the name of a hub's socket.
+pub const SOCKET_VARIABLE: &str = "CORECAST_SOCKET";
 
 /// What one process knows of a hub. A forked child has its own copy.
 #[derive(Debug)]
@@ -41,6 +48,11 @@ pub(crate) struct Inner {
     pub hints: Box<[AtomicU64]>,
     /// Slots that the program held which ran in this process before: their cores are gone.
     pub left_behind: Vec<(usize, Holder)>,
+    /// Who comes by socket.
+    pub guests: Guests,
+    /// This process has come by socket itself. Dropped last: when the connection ends, nothing
+    /// here can write any more.
+    pub seat: Option<Seat>,
 }
 
 impl Inner {
@@ -76,6 +88,24 @@ impl Inner {
         pid != self.creator && !master.is_run_by(pid)
     }
 
+    /// By what pid this process claims slots.
+    pub fn claimant(&self) -> u32 {
+        let pid = self.mark.enter();
+        self.seat.as_ref().map_or(pid, |seat| seat.pid)
+    }
+
+    /// In a child of a guest: its parent.
+    pub fn forked_from_guest(&self) -> Option<u32> {
+        (self.seat.is_some() && std::process::id() != self.creator).then_some(self.creator)
+    }
+
+    /// True in the process that made the hub and in the master's.
+    fn is_at_home(&self) -> bool {
+        let here = self.mark.current();
+        let master = MasterState::load(&self.view.header.master);
+        self.seat.is_none() && (here == self.creator || master.is_run_by(here))
+    }
+
     pub fn notify_router(&self) {
         notify::ring(self.router_fd.as_raw_fd());
     }
@@ -102,7 +132,7 @@ impl Hub {
         let view = View::create(config, layout).map_err(|e| memory_error(e, config))?;
         let router = Box::new(Router::new(Arc::clone(&view), realtime_nanos));
         let fds = (notify::eventfd()?, notify::core_fds(view.layout.slots)?);
-        Self::of(view, fds, Some(router), Vec::new()).map_err(CreateError::from)
+        Self::of(view, fds, Some(router), Vec::new(), None).map_err(CreateError::from)
     }
 
     fn of(
@@ -110,6 +140,7 @@ impl Hub {
         (router_fd, core_fds): (OwnedFd, FdTable),
         router: Option<Box<Router>>,
         left_behind: Vec<(usize, Holder)>,
+        seat: Option<Seat>,
     ) -> Result<Self, OsError> {
         let mark = ProcessMark::create()?;
         let words = (view.config.workers as usize).div_ceil(64);
@@ -123,8 +154,92 @@ impl Hub {
                 router: Mutex::new(router),
                 hints: (0..words).map(|_| AtomicU64::new(0)).collect(),
                 left_behind,
+                guests: Guests::default(),
+                seat,
             }),
         })
+    }
+
+    /// Lets other processes of this user (or root's) be workers though they did not inherit the
+    /// hub: a Unix socket at which they [`Hub::connect`], and its name, for their arguments or
+    /// environment. `name` is `@` and a name in the kernel's abstract namespace, or a path; None
+    /// makes one up. The master serves the socket. Each guest gets a *seat*, to the end of its
+    /// process: one of the workers from `first_worker` on (those before are for forked children),
+    /// with all of its cores, or, when they are taken, an extra slot. The socket closes when the
+    /// hub is dropped in this process; a successor in another program listens anew.
+    ///
+    /// # Errors
+    /// The name cannot be one or is taken, there are no seats, the hub listens already, or this is
+    /// neither the process that made it nor the master's.
+    pub fn listen(&self, name: Option<&str>, first_worker: u32) -> Result<String, ListenError> {
+        let inner = &self.inner;
+        if !inner.is_at_home() {
+            return Err(ListenError::WrongProcess);
+        }
+        let address = match name {
+            Some(name) => Address::parse(name)?,
+            None => Address::random().map_err(OsError::of("getrandom"))?,
+        };
+        inner.guests.listen(&address, self.seats(first_worker)?)?;
+        inner.notify_router();
+        Ok(address.to_string())
+    }
+
+    /// The slots of each seat that guests can have.
+    fn seats(&self, first_worker: u32) -> Result<Vec<Range<usize>>, ListenError> {
+        let layout = &self.inner.view.layout;
+        let workers = self.config().workers;
+        let (cores, extra) = (self.config().cores, workers * self.config().cores);
+        let first = first_worker.min(workers) * cores;
+        let mut seats = Vec::new();
+        let mut slot = first as usize;
+        while slot < layout.slots {
+            seats.push(layout.siblings(slot));
+            slot = layout.siblings(slot).end;
+        }
+        debug_assert!(first <= extra);
+        if seats.is_empty() {
+            return Err(ListenError::NoSeats {
+                first_worker,
+                workers,
+            });
+        }
+        Ok(seats)
+    }
+
+    /// Becomes a worker of the hub that listens at `name`, for at most `timeout` of waiting; its
+    /// cores are given out by [`Hub::attach_any`]. The descriptors come through the socket, and are
+    /// checked. This process can write what a forked worker could ([`Config::isolation`]). When it
+    /// ends, or this hub and the last of its cores are dropped, the seat is free again. A child that
+    /// it forks connects for itself.
+    ///
+    /// # Errors
+    /// Nobody listens, all seats are taken, the hub is another user's or another version's, or what
+    /// came is not what it should be.
+    pub fn connect(name: &str, timeout: Duration) -> Result<Self, ConnectError> {
+        let welcome = guests::connect::ask(&Address::parse(name)?, timeout)?;
+        let fds = (welcome.router_fd, welcome.core_fds);
+        let seat = Some(welcome.seat);
+        Ok(Self::of(welcome.view, fds, None, Vec::new(), seat)?)
+    }
+
+    /// [`Self::connect`] to the hub that the environment names ([`SOCKET_VARIABLE`]).
+    ///
+    /// # Errors
+    /// It names none, and as above.
+    pub fn connect_from_environment(timeout: Duration) -> Result<Self, ConnectError> {
+        let name = std::env::var(SOCKET_VARIABLE).unwrap_or_default();
+        if name.is_empty() {
+            return Err(ConnectError::NoName);
+        }
+        Self::connect(&name, timeout)
+    }
+
+    /// In a guest: which worker it is, and its first core. An extra slot has worker number
+    /// `config.workers`.
+    pub fn seat(&self) -> Option<Sender> {
+        let seat = self.inner.seat.as_ref()?;
+        Some(self.inner.sender_of(seat.slots.start))
     }
 
     /// A line of text by which the next program in this process finds the hub ([`Hub::adopt`]): for
@@ -166,7 +281,7 @@ impl Hub {
         let holders = (0..view.layout.slots).map(|slot| (slot, view.slot(slot).load()));
         let left_behind = holders.filter(|(_, holder)| holder.pid() == pid && !holder.is_free());
         let left_behind = left_behind.collect();
-        Ok(Self::of(view, fds, None, left_behind)?)
+        Ok(Self::of(view, fds, None, left_behind, None)?)
     }
 
     /// A hub with some settings changed from the default.
@@ -242,7 +357,8 @@ impl Hub {
         }
         // A holder may have been killed before it could ring: the master looks at all of them, and
         // the next try finds what is free then.
-        (0..slots).for_each(|slot| crate::core::ring(&self.inner, slot));
+        let known = (0..slots).filter(|&slot| self.inner.view.can_write(slot));
+        known.for_each(|slot| crate::core::ring(&self.inner, slot));
         Err(AttachError::NoFreeSlot {
             slots: slots as u32,
         })
@@ -259,9 +375,7 @@ impl Hub {
         if worker >= workers {
             return Err(AttachError::WorkerOutOfRange { worker, workers });
         }
-        let here = self.inner.mark.current();
-        let master = MasterState::load(&self.inner.view.header.master);
-        if here != self.inner.creator && !master.is_run_by(here) {
+        if !self.inner.is_at_home() {
             return Err(AttachError::WrongProcess);
         }
         // SYNC(hints): pairs with the master's swap; carries no data.

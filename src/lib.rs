@@ -74,6 +74,8 @@ mod error;
 #[cfg(not(loom))]
 mod fds;
 #[cfg(not(loom))]
+mod guests;
+#[cfg(not(loom))]
 mod handoff;
 #[cfg(not(loom))]
 mod hub;
@@ -116,10 +118,10 @@ mod api {
     pub use crate::core::{Channel, Core, JoinTicket, Loan, Message, Messages, Sender};
     pub use crate::directory::{ChannelId, check_name};
     pub use crate::error::{
-        AdoptError, AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError,
-        NameError, RecvError, SendError,
+        AddressError, AdoptError, AttachError, ConfigError, ConnectError, CreateError, JoinError,
+        LeaveError, ListenError, MasterError, NameError, RecvError, SendError,
     };
-    pub use crate::hub::{Builder, Hub};
+    pub use crate::hub::{Builder, Hub, SOCKET_VARIABLE};
     pub use crate::master::{Master, MasterThread};
     #[cfg(debug_assertions)]
     #[doc(hidden)]

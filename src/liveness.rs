@@ -1,7 +1,8 @@
 //! Liveness: which processes hold slots, and whether they still live.
 //!
 //! The evidence of a death is a pidfd, never a timeout and never a look at a pid: pids are
-//! reused. Only where the kernel gives no pidfd does the host's word count alone.
+//! reused. Only where the kernel gives no pidfd does the host's word count alone. (And the end of a
+//! guest's connection, see `guests`.)
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use crate::guests::UNSEEN;
 use crate::notify::wait_readable;
 
 /// A pidfd for a process.
@@ -76,7 +78,11 @@ impl Liveness {
     /// Of `slots`, those whose process has ended; where it cannot be watched, the caller's word
     /// for it is taken.
     pub fn reported_dead(&self, slots: std::ops::Range<usize>) -> Vec<usize> {
-        let mut dead = self.slots_where(|p| p.pidfd.as_ref().is_none_or(has_ended));
+        let is_dead = |p: &Process| match &p.pidfd {
+            Some(pidfd) => has_ended(pidfd),
+            None => p.pid != UNSEEN,
+        };
+        let mut dead = self.slots_where(is_dead);
         dead.retain(|slot| slots.contains(slot));
         dead
     }
@@ -115,6 +121,7 @@ impl Liveness {
     /// Starts watching a process; None when it has ended.
     fn add(&mut self, pid: u32) -> Option<usize> {
         let pidfd = match pidfd_open(pid) {
+            _ if pid == UNSEEN => None,
             Ok(fd) => Some(fd),
             Err(nix::errno::Errno::ESRCH) => return None,
             Err(_) => None,

@@ -3,6 +3,8 @@
 //! Everything that needs a system call is here. One loop serves both forms: driven by the host
 //! ([`Master::poll`]) or on a thread of its own ([`MasterThread`]).
 
+mod guests;
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -70,6 +72,7 @@ impl Master {
             hub,
         };
         master.look_at_all();
+        master.hub.guests.is_due();
         let hub = Arc::clone(&master.hub);
         for &(slot, holder) in &hub.left_behind {
             if hub.view.slot(slot).load() == holder {
@@ -264,7 +267,7 @@ impl Master {
         let result = self.epoll.wait(&mut events, EpollTimeout::from(millis));
         self.hub.view.sleep.awake();
         match result {
-            Ok(n) if events[..n].iter().any(|e| e.data() != u64::MAX) => Ok(Events::Deaths),
+            Ok(n) if events[..n].iter().any(|e| e.data() != u64::MAX) => Ok(Events::Processes),
             Ok(0) => Ok(Events::None),
             Ok(_) => Ok(Events::Rung),
             Err(Errno::EINTR) => Ok(Events::Interrupted),
@@ -280,11 +283,13 @@ impl Master {
     /// Deaths come last: what the dead have published is routed first.
     fn handle(&mut self, events: Events) -> usize {
         let hints = self.take_hints();
-        if events != Events::Deaths && hints.is_empty() {
+        let guests_due = self.hub.guests.take_due();
+        if events != Events::Processes && hints.is_empty() && !guests_due {
             return 0;
         }
         let (routed, _) = self.work();
         let mut dead = self.liveness.dead_slots();
+        dead.extend(self.slots_of_departed());
         let cores = self.hub.view.config.cores as usize;
         for worker in hints {
             let slots = worker * cores..(worker + 1) * cores;
@@ -294,7 +299,9 @@ impl Master {
         for slot in dead {
             self.router().reap(slot);
         }
-        routed + self.work().0
+        let routed = routed + self.work().0;
+        self.serve_guests(guests_due);
+        routed
     }
 
     fn take_hints(&self) -> Vec<usize> {
@@ -372,7 +379,8 @@ fn take_router(hub: &Inner) -> Box<Router> {
 enum Events {
     None,
     Rung,
-    Deaths,
+    /// One has ended, or comes by socket.
+    Processes,
     Interrupted,
 }
 

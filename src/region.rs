@@ -97,11 +97,11 @@ impl Region {
     pub fn create(parts: Vec<Part>, populate: bool) -> Result<Self, OsError> {
         let make = |part: &Part| memfd(part, populate);
         let fds: Result<Vec<OwnedFd>, OsError> = parts.iter().map(make).collect();
-        Self::map(parts, fds?)
+        Self::map(parts, FdTable::new(fds?))
     }
 
-    /// The region whose parts are in these memfds.
-    fn map(parts: Vec<Part>, fds: Vec<OwnedFd>) -> Result<Self, OsError> {
+    /// The region whose parts are in these memfds; of parts without one, the addresses.
+    fn map(parts: Vec<Part>, fds: FdTable) -> Result<Self, OsError> {
         let len = parts.iter().map(|part| part.len).sum();
         let region = Self {
             base: reserve(None, len)?,
@@ -109,12 +109,26 @@ impl Region {
             access: parts.iter().map(|_| AtomicU32::new(0)).collect(),
             users: parts.iter().map(|_| AtomicU32::new(0)).collect(),
             restricted: AtomicU32::new(0),
-            fds: FdTable::new(fds),
+            fds,
             parts,
             changing: AtomicU32::new(0),
         };
         // On failure, dropping the region unmaps and closes what is there.
-        (0..region.parts.len()).try_for_each(|part| region.open(part))?;
+        let parts = 0..region.parts.len();
+        let mut there = parts.filter(|&part| region.fds.get(part).is_some());
+        there.try_for_each(|part| region.open(part))?;
+        Ok(region)
+    }
+
+    /// What a process has of a region that it did not inherit: the parts in these memfds, as `keep`
+    /// says. It keeps them for good, and the memfds are closed.
+    pub fn partial(
+        parts: Vec<Part>,
+        memfds: impl IntoIterator<Item = Option<OwnedFd>>,
+        keep: impl Fn(usize) -> Keep,
+    ) -> Result<Self, OsError> {
+        let region = Self::map(parts, FdTable::sparse(memfds))?;
+        region.restrict(keep, |_| false)?;
         Ok(region)
     }
 
@@ -122,7 +136,7 @@ impl Region {
     pub fn adopt(parts: Vec<Part>, memfds: &[RawFd]) -> Result<Self, OsError> {
         // SAFETY: the caller hands them over: they came by exec, and nothing else here knows them.
         let own = |&fd: &RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
-        Self::map(parts, memfds.iter().map(own).collect())
+        Self::map(parts, FdTable::new(memfds.iter().map(own)))
     }
 
     /// Bytes of a memfd.
@@ -160,6 +174,11 @@ impl Region {
     /// True when this process may write all of it.
     pub fn is_whole(&self) -> bool {
         (0..self.parts.len()).all(|part| self.access(part) == Access::Write)
+    }
+
+    /// True when this process may write the part now.
+    pub fn can_write(&self, part: usize) -> bool {
+        self.access(part) == Access::Write
     }
 
     /// Gives up, once for each process, what `keep` does not say. Memfds are closed but those that

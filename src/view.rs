@@ -1,6 +1,6 @@
 //! The region seen through its layout: typed access to every part.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -52,16 +52,51 @@ impl View {
     pub fn adopt(memfds: &[RawFd]) -> Result<Arc<Self>, AdoptError> {
         let sizes = memfds.iter().map(|&fd| Region::size_of(fd));
         let sizes: Vec<u64> = sizes.collect::<Result<_, _>>()?;
-        let words = Region::peek(*memfds.first().ok_or(AdoptError::Malformed)?)?;
-        let (config, seed) = RegionHeader::describes(&words)?;
-        let layout = Layout::new(&config).map_err(|_| AdoptError::Damaged)?;
-        let parts = parts(&config, &layout);
-        let fits = parts.iter().map(|part| part.len as u64).eq(sizes);
-        if !fits || words[RegionHeader::LAYOUT_HASH] != layout.hash() {
+        let plan = Plan::read(*memfds.first().ok_or(AdoptError::Malformed)?)?;
+        if !plan.parts.iter().map(|part| part.len as u64).eq(sizes) {
             return Err(AdoptError::Damaged);
         }
-        let region = Region::adopt(parts, memfds)?;
-        Ok(Arc::new(Self::of(region, layout, &config, seed)))
+        let region = Region::adopt(plan.parts, memfds)?;
+        let view = Self::of(region, plan.layout, &plan.config, plan.seed);
+        Ok(Arc::new(view))
+    }
+
+    /// What the owner of `slot` needs of a region, out of the memfds of the parts that
+    /// [`Self::parts_for`] names. They are checked first.
+    pub fn partial(memfds: Vec<OwnedFd>, slot: usize) -> Result<Arc<Self>, AdoptError> {
+        let first = memfds.first().ok_or(AdoptError::Malformed)?;
+        let plan = Plan::read(first.as_raw_fd())?;
+        if slot >= plan.layout.slots {
+            return Err(AdoptError::Damaged);
+        }
+        let needed = parts_for(&plan.layout, plan.is_split(), slot);
+        if needed.len() != memfds.len() {
+            return Err(AdoptError::Damaged);
+        }
+        let mut own: Vec<Option<OwnedFd>> = plan.parts.iter().map(|_| None).collect();
+        for (&part, memfd) in needed.iter().zip(memfds) {
+            if Region::size_of(memfd.as_raw_fd())? != plan.parts[part].len as u64 {
+                return Err(AdoptError::Damaged);
+            }
+            own[part] = Some(memfd);
+        }
+        let (is_split, own_part) = (plan.is_split(), needed.last().copied());
+        let keep = |part| match is_split {
+            true => keep(part, own_part),
+            false => Keep::AsItIs,
+        };
+        let region = Region::partial(plan.parts, own, keep)?;
+        Ok(Arc::new(Self::of(
+            region,
+            plan.layout,
+            &plan.config,
+            plan.seed,
+        )))
+    }
+
+    /// The parts that a process needs which uses `slot` and its siblings; its own is the last.
+    pub fn parts_for(&self, slot: usize) -> Vec<usize> {
+        parts_for(&self.layout, self.region.is_split(), slot)
     }
 
     /// The memfds, by part.
@@ -145,13 +180,8 @@ impl View {
         }
         let own = worker.map(|worker| FIRST_OWNER + worker as usize);
         let helpers = FIRST_OWNER + self.layout.workers.count;
-        let keep = |part| match part {
-            0 => Keep::ToRead,
-            _ if part < FIRST_OWNER || Some(part) == own => Keep::AsItIs,
-            _ => Keep::Nothing,
-        };
         let hold = |part| own.is_none() || part >= helpers;
-        self.region.restrict(keep, hold)?;
+        self.region.restrict(|part| keep(part, own), hold)?;
         if let Some(own) = own {
             // Never given back: the worker attaches and detaches as it likes.
             self.region.borrow(own)?;
@@ -174,6 +204,11 @@ impl View {
     /// True when this process may write all of the region, as the master must.
     pub fn is_whole(&self) -> bool {
         self.region.is_whole()
+    }
+
+    /// True when this process may write what the owner of `slot` does.
+    pub fn can_write(&self, slot: usize) -> bool {
+        self.region.can_write(self.part_of(slot))
     }
 
     fn part_of(&self, slot: usize) -> usize {
@@ -255,6 +290,52 @@ impl View {
     fn account(&self, index: usize) -> Shared<Account> {
         let start = self.layout.ledger + size_of::<LedgerHead>();
         self.nth(start, 2 * self.layout.slots, index)
+    }
+}
+
+/// A region as its header describes it.
+struct Plan {
+    config: Config,
+    layout: Layout,
+    parts: Vec<Part>,
+    seed: (u64, u64),
+}
+
+impl Plan {
+    /// Reads it from the memfd of the first part, and believes nothing else.
+    fn read(memfd: RawFd) -> Result<Self, AdoptError> {
+        let words = Region::peek(memfd)?;
+        let (config, seed) = RegionHeader::describes(&words)?;
+        let layout = Layout::new(&config).map_err(|_| AdoptError::Damaged)?;
+        if words[RegionHeader::LAYOUT_HASH] != layout.hash() {
+            return Err(AdoptError::Damaged);
+        }
+        Ok(Self {
+            parts: parts(&config, &layout),
+            config,
+            layout,
+            seed,
+        })
+    }
+
+    fn is_split(&self) -> bool {
+        self.parts.len() > 1
+    }
+}
+
+/// What a worker keeps of a part, if its own part is `own`.
+fn keep(part: usize, own: Option<usize>) -> Keep {
+    match part {
+        0 => Keep::ToRead,
+        _ if part < FIRST_OWNER || Some(part) == own => Keep::AsItIs,
+        _ => Keep::Nothing,
+    }
+}
+
+fn parts_for(layout: &Layout, is_split: bool, slot: usize) -> Vec<usize> {
+    match is_split {
+        true => (0..FIRST_OWNER).chain([layout.part_of(slot)]).collect(),
+        false => vec![0],
     }
 }
 

@@ -26,6 +26,9 @@ impl Worker {
         }
         let worker = Self { inner, index };
         worker.check_version()?;
+        if let Some(parent) = worker.inner.forked_from_guest() {
+            return Err(AttachError::ForkedGuest { parent });
+        }
         let first = (index * cores) as usize;
         let extra = (workers * cores) as usize;
         // Before closing anything: a worker that asks for another's slots keeps its own.
@@ -33,6 +36,7 @@ impl Worker {
             return Err(AttachError::Foreign { worker: index });
         }
         if worker.inner.is_forked_child() {
+            worker.inner.guests.leave_to_parent();
             worker.inner.view.isolate(Some(index))?;
             let own = first..first + cores as usize;
             let fds = &worker.inner.core_fds;

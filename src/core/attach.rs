@@ -55,8 +55,9 @@ impl Core {
         if is_gone(&hub) {
             return Err(AttachError::MasterGone);
         }
-        let pid = hub.mark.enter();
-        let holder = take_slot(&hub, slot, pid)?;
+        let claimant = hub.claimant();
+        let pid = std::process::id();
+        let holder = take_slot(&hub, slot, claimant)?;
         ring(&hub, slot);
         Ok(Self::new(hub, slot, holder, pid, fd, me, access))
     }
@@ -190,10 +191,14 @@ impl Drop for Core {
 fn enter(hub: &Inner, slot: usize) -> Result<Access, AttachError> {
     let me = hub.sender_of(slot);
     let foreign = AttachError::Foreign { worker: me.worker };
+    if let Some(parent) = hub.forked_from_guest() {
+        return Err(AttachError::ForkedGuest { parent });
+    }
     if hub.core_fds.get(slot).is_none() {
         return Err(foreign);
     }
     if hub.is_forked_child() {
+        hub.guests.leave_to_parent();
         hub.view.isolate(None)?; // unless it has been done for a worker
     }
     hub.view.enter(slot)?.ok_or(foreign)
