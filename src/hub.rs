@@ -357,8 +357,7 @@ impl Hub {
         }
         // A holder may have been killed before it could ring: the master looks at all of them, and
         // the next try finds what is free then.
-        let known = (0..slots).filter(|&slot| self.inner.view.can_write(slot));
-        known.for_each(|slot| crate::core::ring(&self.inner, slot));
+        (0..slots).for_each(|slot| Core::ask_to_look_at(&self.inner, slot));
         Err(AttachError::NoFreeSlot {
             slots: slots as u32,
         })

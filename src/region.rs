@@ -176,11 +176,6 @@ impl Region {
         (0..self.parts.len()).all(|part| self.access(part) == Access::Write)
     }
 
-    /// True when this process may write the part now.
-    pub fn can_write(&self, part: usize) -> bool {
-        self.access(part) == Access::Write
-    }
-
     /// Gives up, once for each process, what `keep` does not say. Memfds are closed but those that
     /// `hold` names. Does nothing when this process has done so before.
     pub fn restrict(

@@ -206,11 +206,6 @@ impl View {
         self.region.is_whole()
     }
 
-    /// True when this process may write what the owner of `slot` does.
-    pub fn can_write(&self, slot: usize) -> bool {
-        self.region.can_write(self.part_of(slot))
-    }
-
     fn part_of(&self, slot: usize) -> usize {
         if self.region.is_split() {
             self.layout.part_of(slot)

@@ -273,3 +273,17 @@ fn sixty_four_workers_get_their_parts() {
     );
     assert_eq!(all().len(), 2 + 64 + 4);
 }
+
+/// It used to ring the bells of slots whose memory it had given up, and died of that.
+#[test]
+fn a_helper_that_finds_no_free_slot_is_told_so() {
+    let _watchdog = Watchdog::new(LONG);
+    let hub = Hub::builder().workers(1).extra(1).create().expect("a hub");
+    let _master = hub.start().expect("a master");
+    let _both = [(); 2].map(|()| hub.attach_any().expect("a core"));
+    fork(|| {
+        let error = hub.attach_any().expect_err("all are taken");
+        assert_eq!(error, AttachError::NoFreeSlot { slots: 2 });
+    })
+    .join();
+}

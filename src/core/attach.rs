@@ -42,6 +42,13 @@ impl Core {
         Self::take(hub, slot, access).map(Some)
     }
 
+    /// Has the master look at a slot's holder, if this process may ring the slot's bell.
+    pub(crate) fn ask_to_look_at(hub: &Inner, slot: usize) {
+        if let Ok(_access) = enter(hub, slot) {
+            ring(hub, slot);
+        }
+    }
+
     fn take(hub: Arc<Inner>, slot: usize, access: Access) -> Result<Self, AttachError> {
         hub.view
             .check_version()
