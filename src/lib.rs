@@ -79,6 +79,8 @@ mod guests;
 mod handoff;
 #[cfg(not(loom))]
 mod hub;
+#[cfg(all(feature = "launch", not(loom)))]
+pub mod launch;
 #[cfg(not(loom))]
 mod layout;
 #[cfg(not(loom))]

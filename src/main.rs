@@ -1,4 +1,5 @@
-//! The `corecast` program: a prefork chat server that shows the hub at work.
+//! The `corecast` program: a launcher for servers that spawn or exec their workers, and a prefork
+//! chat server that shows the hub at work.
 
 mod demo;
 
@@ -18,10 +19,13 @@ struct Cli {
 enum Command {
     /// Serve a chat from forked workers that talk through one hub.
     Demo(demo::Args),
+    /// Start a server whose processes find a hub, though they do not inherit it.
+    Run(corecast::launch::Options),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
+        Command::Run(options) => ExitCode::from(corecast::launch::run(&options)),
     }
 }
