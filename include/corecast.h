@@ -30,6 +30,11 @@
 #define CHANNEL_ANY UINT32_MAX
 
 /**
+ * Bytes that are enough for the name of any socket, with its NUL.
+ */
+#define CHANNEL_SOCKET_ROOM 108
+
+/**
  * What a negative return value means. The numbers are stable: none is ever
  * given another meaning. channel_strerror gives a short text of a code,
  * channel_last_error what exactly was wrong, with the value and the limit.
@@ -187,6 +192,26 @@ typedef enum {
      * The text is not the handoff of a hub, or what it names is not there.
      */
     CHANNEL_E_HANDOFF = -57,
+    /**
+     * Not the name of a socket: @ and a name, or a path with a slash.
+     */
+    CHANNEL_E_SOCKET_NAME = -60,
+    /**
+     * Somebody else's socket has the name.
+     */
+    CHANNEL_E_SOCKET_TAKEN = -61,
+    /**
+     * No corecast hub listens there, or no socket is named.
+     */
+    CHANNEL_E_NO_HUB = -62,
+    /**
+     * The hub is another user's.
+     */
+    CHANNEL_E_NOT_ALLOWED = -63,
+    /**
+     * The hub listens already.
+     */
+    CHANNEL_E_LISTENING = -64,
 } channel_e;
 
 /**
@@ -613,6 +638,45 @@ int channel_open(channel_core_t *core, const char *name, channel_id_t *id);
  * CHANNEL_E_FULL, CHANNEL_E_TIMEOUT, CHANNEL_E_MASTER_GONE, and those of a handle.
  */
 int channel_close(channel_core_t *core, channel_id_t id);
+
+/**
+ * Lets processes that do not inherit the hub be workers of it: for servers that spawn
+ * or exec theirs. Opens a Unix socket at which they call channel_hub_connect. `name`
+ * is @ and a name in the kernel's abstract namespace, or a path; NULL makes one up that
+ * nobody can guess. It is written to `text`, unless that is NULL, with a NUL; `room` is
+ * what `text` has, at least CHANNEL_SOCKET_ROOM. Returns its length without the NUL.
+ *
+ * The master serves the socket. Each process that comes gets a seat to its end: a
+ * worker from `first_worker` on (those before are for forked children), or, when these
+ * are taken, an extra slot. It must be of the same user, or root's. The socket closes
+ * with the hub in this process.
+ *
+ * Any thread, in the process that made the hub or the master's. Does not block. Not
+ * signal-safe. Errors: CHANNEL_E_SOCKET_NAME, CHANNEL_E_SOCKET_TAKEN,
+ * CHANNEL_E_LISTENING, CHANNEL_E_TOO_LARGE (`room`), CHANNEL_E_WORKER_RANGE (no seats
+ * are left), CHANNEL_E_WRONG_PROCESS, CHANNEL_E_OS, and those of a handle.
+ */
+int channel_hub_listen(channel_hub_t *hub,
+                       const char *name,
+                       uint32_t first_worker,
+                       char *text,
+                       size_t room);
+
+/**
+ * Becomes a worker of the hub that listens at the socket `name`; NULL: the one that the
+ * environment names in CORECAST_SOCKET. What comes through the socket is checked. Cores
+ * are attached with CHANNEL_ANY as worker and core, as many as a worker of the hub has.
+ * The seat is free again when this process ends, however, or when the hub is destroyed
+ * and the last of its cores detached here. A child that this process forks connects for
+ * itself; the parent's hub gives it CHANNEL_E_WRONG_PROCESS.
+ *
+ * Any thread. Waits for the hub's master, at most `timeout_ms`; -1 waits as long as it
+ * takes. Not signal-safe. `*out` is written only on success; the caller frees it with
+ * channel_hub_destroy. Errors: CHANNEL_E_NULL, CHANNEL_E_SOCKET_NAME, CHANNEL_E_NO_HUB,
+ * CHANNEL_E_NOT_ALLOWED, CHANNEL_E_NO_FREE_SLOT, CHANNEL_E_TIMEOUT, CHANNEL_E_VERSION,
+ * CHANNEL_E_OS.
+ */
+int channel_hub_connect(const char *name, int timeout_ms, channel_hub_t **out);
 
 /**
  * Creates a hub: its memory is reserved, and touched only when used, unless the

@@ -358,8 +358,9 @@ impl Hub {
         // A holder may have been killed before it could ring: the master looks at all of them, and
         // the next try finds what is free then.
         (0..slots).for_each(|slot| Core::ask_to_look_at(&self.inner, slot));
+        let seat = self.inner.seat.as_ref();
         Err(AttachError::NoFreeSlot {
-            slots: slots as u32,
+            slots: seat.map_or(slots, |seat| seat.slots.len()) as u32,
         })
     }
 

@@ -4,8 +4,8 @@ use std::ffi::c_int;
 use std::fmt;
 
 use corecast::{
-    AdoptError, AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError,
-    NameError, RecvError, SendError,
+    AdoptError, AttachError, ConfigError, ConnectError, CreateError, JoinError, LeaveError,
+    ListenError, MasterError, NameError, RecvError, SendError,
 };
 
 /// What a negative return value means. The numbers are stable: none is ever
@@ -94,11 +94,22 @@ pub enum ChannelE {
     Version = -56,
     /// The text is not the handoff of a hub, or what it names is not there.
     Handoff = -57,
+
+    /// Not the name of a socket: @ and a name, or a path with a slash.
+    SocketName = -60,
+    /// Somebody else's socket has the name.
+    SocketTaken = -61,
+    /// No corecast hub listens there, or no socket is named.
+    NoHub = -62,
+    /// The hub is another user's.
+    NotAllowed = -63,
+    /// The hub listens already.
+    Listening = -64,
 }
 
 impl ChannelE {
     /// Every code, in the order of the header. A test keeps it complete.
-    pub(crate) const ALL: [ChannelE; 38] = {
+    pub(crate) const ALL: [ChannelE; 43] = {
         use ChannelE::*;
         [
             Null,
@@ -139,6 +150,11 @@ impl ChannelE {
             Fds,
             Version,
             Handoff,
+            SocketName,
+            SocketTaken,
+            NoHub,
+            NotAllowed,
+            Listening,
         ]
     };
 
@@ -188,6 +204,11 @@ impl ChannelE {
             Self::Fds => c"not enough file descriptors",
             Self::Version => c"the region has another version",
             Self::Handoff => c"not the handoff of a hub",
+            Self::SocketName => c"not the name of a socket",
+            Self::SocketTaken => c"the name of the socket is taken",
+            Self::NoHub => c"no hub listens there",
+            Self::NotAllowed => c"the hub is another user's",
+            Self::Listening => c"the hub listens already",
         }
     }
 }
@@ -222,6 +243,8 @@ pub(crate) enum Failure {
     Create(CreateError),
     Master(MasterError),
     Adopt(AdoptError),
+    Listen(ListenError),
+    Connect(ConnectError),
 }
 
 impl fmt::Display for Failure {
@@ -245,6 +268,8 @@ impl fmt::Display for Failure {
             Self::Create(e) => e.fmt(f),
             Self::Master(e) => e.fmt(f),
             Self::Adopt(e) => e.fmt(f),
+            Self::Listen(e) => e.fmt(f),
+            Self::Connect(e) => e.fmt(f),
         }
     }
 }
@@ -266,6 +291,8 @@ impl Failure {
             Self::Create(e) => of_create(e),
             Self::Master(e) => of_master(e),
             Self::Adopt(e) => of_adopt(e),
+            Self::Listen(e) => of_listen(e),
+            Self::Connect(e) => of_connect(e),
         }
     }
 }
@@ -338,7 +365,7 @@ fn of_attach(e: &AttachError) -> ChannelE {
         AttachError::NoFreeSlot { .. } => ChannelE::NoFreeSlot,
         AttachError::Foreign { .. } => ChannelE::OtherWorker,
         AttachError::Version { .. } => ChannelE::Version,
-        AttachError::WrongProcess => ChannelE::WrongProcess,
+        AttachError::WrongProcess | AttachError::ForkedGuest { .. } => ChannelE::WrongProcess,
         AttachError::MasterGone => ChannelE::MasterGone,
         AttachError::Timeout => ChannelE::Timeout,
         AttachError::Os { .. } => ChannelE::Os,
@@ -386,6 +413,35 @@ fn of_adopt(e: &AdoptError) -> ChannelE {
     }
 }
 
+fn of_listen(e: &ListenError) -> ChannelE {
+    match e {
+        ListenError::BadName(_) => ChannelE::SocketName,
+        ListenError::Taken => ChannelE::SocketTaken,
+        ListenError::Listening => ChannelE::Listening,
+        ListenError::NoSeats { .. } => ChannelE::WorkerRange,
+        ListenError::WrongProcess => ChannelE::WrongProcess,
+        ListenError::Os { .. } => ChannelE::Os,
+        _ => ChannelE::Other,
+    }
+}
+
+fn of_connect(e: &ConnectError) -> ChannelE {
+    match e {
+        ConnectError::BadName(_) => ChannelE::SocketName,
+        ConnectError::NoName
+        | ConnectError::Nobody
+        | ConnectError::NoHub
+        | ConnectError::Damaged
+        | ConnectError::HungUp => ChannelE::NoHub,
+        ConnectError::OtherUsersHub { .. } | ConnectError::Refused { .. } => ChannelE::NotAllowed,
+        ConnectError::NoFreeSeat { .. } => ChannelE::NoFreeSlot,
+        ConnectError::Version { .. } => ChannelE::Version,
+        ConnectError::Timeout => ChannelE::Timeout,
+        ConnectError::Os { .. } => ChannelE::Os,
+        _ => ChannelE::Other,
+    }
+}
+
 /// `?` on the crate's errors inside an export.
 macro_rules! into_failure {
     ($($variant:ident($error:ty)),* $(,)?) => {$(
@@ -400,6 +456,7 @@ macro_rules! into_failure {
 into_failure! {
     Code(ChannelE), Send(SendError), Join(JoinError), Leave(LeaveError), Recv(RecvError),
     Adopt(AdoptError), Attach(AttachError), Config(ConfigError), Create(CreateError), Master(MasterError),
+    Listen(ListenError), Connect(ConnectError),
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ impl Drop for Shared<'_> {
 }
 
 impl ChannelHub {
-    fn new(hub: Hub) -> *mut ChannelHub {
+    pub(crate) fn new(hub: Hub) -> *mut ChannelHub {
         Box::into_raw(Box::new(ChannelHub {
             state: AtomicU32::new(LIVE),
             hub: UnsafeCell::new(ManuallyDrop::new(hub)),

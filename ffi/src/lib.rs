@@ -13,6 +13,7 @@
 
 mod config;
 mod cores;
+mod guests;
 mod hub;
 mod last;
 mod message;

@@ -1,7 +1,8 @@
 //! From the library's errors to the exceptions of `corecast.errors`, by name.
 
 use corecast::{
-    AttachError, ConfigError, CreateError, JoinError, LeaveError, MasterError, RecvError, SendError,
+    AttachError, ConfigError, ConnectError, CreateError, JoinError, LeaveError, ListenError,
+    MasterError, RecvError, SendError,
 };
 use pyo3::prelude::*;
 
@@ -98,6 +99,31 @@ named! { AttachError:
     Timeout => "TimedOut",
     MasterGone => "MasterGone",
     WrongProcess => "WrongProcess",
+    ForkedGuest => "WrongProcess",
+    Os => "SystemCallFailed",
+}
+
+named! { ListenError:
+    BadName => "BadAddress",
+    Taken => "AddressTaken",
+    NoSeats => "ConfigError",
+    WrongProcess => "WrongProcess",
+    Os => "SystemCallFailed",
+}
+
+named! { ConnectError:
+    BadName => "BadAddress",
+    NoName => "HubNotFound",
+    Nobody => "HubNotFound",
+    NoHub => "HubNotFound",
+    HungUp => "HubNotFound",
+    OtherUsersHub => "NotAllowed",
+    Refused => "NotAllowed",
+    NoFreeSeat => "NoFreeSlot",
+    Version => "VersionMismatch",
+    Damaged => "Damaged",
+    Timeout => "TimedOut",
+    Os => "SystemCallFailed",
 }
 
 named! { ConfigError:

@@ -28,7 +28,25 @@ enum Role {
     Polled(Master),
 }
 
+/// Keywords by which `Hub.connect` says that the hub is there already.
+const SOCKET: &str = "_socket";
+const TIMEOUT: &str = "_timeout";
+
 impl Hub {
+    /// The hub that listens at a socket.
+    fn guest(py: Python<'_>, name: &str, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let timeout = match settings.get_item(TIMEOUT)? {
+            Some(timeout) => seconds("timeout", &timeout)?,
+            None => Duration::ZERO,
+        };
+        let hub = py.detach(|| match name {
+            "" => corecast::Hub::connect_from_environment(timeout),
+            _ => corecast::Hub::connect(name, timeout),
+        });
+        let (hub, master) = (Some(hub.or_raise(py)?), Role::None);
+        Ok(Self(Mutex::new(State { hub, master })))
+    }
+
     /// The hub, if it is not closed.
     pub fn shared(&self, py: Python<'_>) -> PyResult<corecast::Hub> {
         self.with(py, |state| state.hub(py).cloned())
@@ -84,6 +102,9 @@ impl Hub {
     ) -> PyResult<Self> {
         let mut config = Config::default();
         if let Some(settings) = settings {
+            if let Some(name) = settings.get_item(SOCKET)? {
+                return Self::guest(py, &name.extract::<String>()?, settings);
+            }
             for (name, value) in settings.iter() {
                 set(&mut config, &name.extract::<String>()?, &value)?;
             }
@@ -144,6 +165,20 @@ impl Hub {
     /// A descriptor that is readable when `poll` has something to do.
     fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
         self.with(py, |state| Ok(state.polled(py)?.as_fd().as_raw_fd()))
+    }
+
+    /// Opens a Unix socket at which other processes connect; gives its name. Workers from
+    /// `first_worker` on are for them.
+    #[pyo3(signature = (name=None, first_worker=0))]
+    fn listen(&self, py: Python<'_>, name: Option<&str>, first_worker: u32) -> PyResult<String> {
+        self.shared(py)?.listen(name, first_worker).or_raise(py)
+    }
+
+    /// In a process that has connected: which worker it is, and its first core. Else None.
+    #[getter]
+    fn seat(&self, py: Python<'_>) -> PyResult<Option<(u32, u32)>> {
+        let seat = self.shared(py)?.seat();
+        Ok(seat.map(|seat| (seat.worker, seat.core)))
     }
 
     /// Tells the master that a worker has died, for a host that learns of it first.

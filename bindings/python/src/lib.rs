@@ -20,5 +20,14 @@ mod _corecast {
     #[pymodule_export]
     use crate::hub::Hub;
     #[pymodule_export]
+    use crate::launch;
+    #[pymodule_export]
     use crate::message::{Message, MessageView};
+}
+
+/// The program `corecast run`: the words of its command line, to its exit code. Takes over the
+/// process's signals.
+#[pyfunction]
+fn launch(py: Python<'_>, words: Vec<std::ffi::OsString>) -> u8 {
+    py.detach(|| corecast::launch::main(words))
 }

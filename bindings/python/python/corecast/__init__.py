@@ -19,7 +19,7 @@ from ._corecast import Channel, Message, MessageView
 from .core import Core
 from .errors import Error
 from .hub import Hub
-from .process import attach, current_hub, use_hub
+from .process import attach, connect, current_hub, use_hub
 
 __all__ = [
     "Channel",
@@ -29,6 +29,7 @@ __all__ = [
     "Message",
     "MessageView",
     "attach",
+    "connect",
     "current_hub",
     "errors",
     "use_hub",

@@ -79,6 +79,22 @@ class Foreign(Error):
     """This process serves another worker."""
 
 
+class BadAddress(Error, ValueError):
+    """Not a socket's name: ``@name`` or a path."""
+
+
+class AddressTaken(Error):
+    """Somebody else's socket has the name."""
+
+
+class HubNotFound(Error, ConnectionError):
+    """No hub listens there, or no socket is named (``CORECAST_SOCKET``)."""
+
+
+class NotAllowed(Error, PermissionError):
+    """The hub is another user's."""
+
+
 class VersionMismatch(Error):
     """The region was made by another version of corecast."""
 

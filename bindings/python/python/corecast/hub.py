@@ -25,6 +25,14 @@ class Hub(_corecast.Hub):
     Used as a context manager, it runs its master in a thread and ends it.
     """
 
+    @classmethod
+    def connect(cls, name: str | None = None, timeout: float = 5.0) -> Hub:
+        """The hub that listens (:meth:`listen`) at a socket, by default the one that
+        ``CORECAST_SOCKET`` names. This process is a worker of it until it ends, or until the
+        hub and all of its cores are closed. A child that it forks connects for itself.
+        """
+        return cls(_socket=name or "", _timeout=timeout)
+
     def attach(self, worker: int | None = None, core: int = 0) -> Core:
         """A core of this hub: number ``core`` of a worker, or any free one."""
         return Core(self, worker, core)
