@@ -106,7 +106,7 @@ def test_workers_hear_each_other_and_a_killed_one_is_replaced(server: Server) ->
     victim = min(children(server))
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: replaced(server, {victim}, 1), "a new worker in the slot")
-    assert state(server)["stats"]["reaped"] == 1
+    eventually(lambda: state(server)["stats"]["reaped"] == 1, "the old one to be reaped")
     assert sorted(state(server)["subscribers"]) == [[0, 0], [1, 0], [2, 0]]
     heard_by_all(server)
     assert "the config's own hook ran for slot 2" in server.log.read_text()
