@@ -25,7 +25,12 @@ static uint32_t small(struct cc_number number, uint32_t otherwise) {
 
 uint32_t cc_slots_of_worker(void) { return small(cc_options.cores, (uint32_t)uwsgi.cores + 2); }
 
-uint32_t cc_slots_beside_workers(void) { return small(cc_options.extra, 2 * helpers()); }
+/* For processes that connect, if not told otherwise. */
+enum { GUESTS = 8 };
+
+uint32_t cc_slots_beside_workers(void) {
+    return small(cc_options.extra, 2 * helpers() + (cc_options.socket ? GUESTS : 0));
+}
 
 static size_t size(struct cc_number number, size_t otherwise) {
     return number.set ? number.value : otherwise;
@@ -67,6 +72,16 @@ static void announce(const channel_config_t *config) {
               (unsigned long long)bytes >> 20, fds);
 }
 
+/* Workers are forked; who connects gets one of the slots beside them. What uWSGI starts from now
+ * on (attach-daemon) finds the name where it looks for it. */
+static void listen_for_guests(uint32_t workers) {
+    if (!cc_options.socket) return;
+    must(channel_hub_listen(cc_hub, cc_options.socket, workers, NULL, 0),
+         "cannot listen at --channels-socket");
+    if (setenv("CORECAST_SOCKET", cc_options.socket, 1)) uwsgi_error("corecast: setenv()");
+    uwsgi_log("corecast: other processes connect at %s\n", cc_options.socket);
+}
+
 void cc_hub_open(void) {
     channel_config_t config;
     configure(&config);
@@ -74,6 +89,7 @@ void cc_hub_open(void) {
     must(channel_hub_create(&config, &cc_hub), "cannot make the channels");
     must(channel_hub_start(cc_hub), "cannot start the master of the channels");
     owner = getpid();
+    listen_for_guests(config.workers);
 }
 
 void cc_hub_close(void) {

@@ -87,6 +87,11 @@ struct uwsgi_option cc_option_table[] = {
            "(default: its cores, and 2)",
            cores),
     NUMBER("channels-extra",
-           "the same for all mules and spoolers together (default: 2 for each of them)", extra),
+           "the same for all mules, spoolers and processes that connect together (default: 2 for "
+           "each mule or spooler, and 8 with channels-socket)",
+           extra),
+    {"channels-socket", required_argument, 0,
+     "let processes outside of uWSGI connect to the channels at this Unix socket: @name or a path",
+     uwsgi_opt_set_str, &cc_options.socket, 0},
     {0, 0, 0, 0, 0, 0, 0},
 };

@@ -31,6 +31,7 @@ struct cc_options {
     struct cc_number no_isolation;
     struct cc_number spin, answer_timeout;                   /* microseconds, milliseconds */
     struct cc_number cores, extra;                           /* slots per worker, beside them */
+    char *socket;                                            /* NULL: nobody connects */
 };
 
 extern struct cc_options cc_options;

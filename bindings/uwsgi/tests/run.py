@@ -21,6 +21,7 @@ import test_calls  # noqa: F401
 import test_chat  # noqa: F401
 import test_deaths  # noqa: F401
 import test_errors  # noqa: F401
+import test_guests  # noqa: F401
 import test_readme  # noqa: F401
 
 HERE = Path(__file__).resolve().parent
