@@ -51,7 +51,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-uwsgi check-crash check-benches check-costs check-peers check-python check-fuzz
+PHASES := check-format check-lints check-units check-docs check-models check-c check-cluster check-uwsgi check-crash check-benches check-costs check-peers check-python check-fuzz
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -94,6 +94,13 @@ check-c: tools-c ## C programs against an installed tree, plain and under valgri
 	rm -rf $(STAGE)
 	$(MAKE) --no-print-directory install PREFIX=$(STAGE) DESTDIR=
 	$(PYTHON) tests/c/run.py --prefix $(STAGE) --build $(TARGET)/c
+
+.PHONY: check-cluster
+check-cluster: tools-build tools-node library ## a Node cluster under `corecast run`
+	$(call say,'Node: a cluster whose workers come by socket')
+	$(CARGO) build --release --bin corecast
+	$(PYTHON) tests/cluster/run.py --corecast $(TARGET)/release/corecast \
+	    --library $(TARGET)/release/libcorecast.so --build $(TARGET)/cluster
 
 # PyPI's uWSGI is built once, into the build folder.
 .PHONY: check-uwsgi
@@ -258,6 +265,7 @@ endef
 .PHONY: tools-python
 tools-python: tools-lints
 	$(call need,chromium chromedriver,chromium chromium-driver)
+	$(call need,curl,curl)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    [ "$$(id -u)" = 0 ] && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; }
 	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
@@ -265,6 +273,10 @@ tools-python: tools-lints
 	    echo '==> installing bindings/python/tests/requirements.txt into $(VENV)'; \
 	    $(VENV)/bin/pip install --quiet -r bindings/python/tests/requirements.txt && \
 	    cp bindings/python/tests/requirements.txt $(VENV)/installed; }
+
+.PHONY: tools-node
+tools-node:
+	$(call need,node npm,nodejs npm)
 
 .PHONY: tools-build tools-lints tools-c tools-costs tools-nextest tools-peers tools-fuzz
 tools-build:
