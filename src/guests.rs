@@ -29,14 +29,14 @@ use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, accept4, bind, getsockopt, listen,
     shutdown, socket, sockopt,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use self::address::Address;
 use self::wire::Answer;
 use crate::error::ListenError;
 use crate::hub::Inner;
 use crate::region::OsError;
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 /// Peers that have connected and not said hello. One more, and the oldest has to go.
 const MOST_ARRIVALS: usize = 16;
@@ -52,8 +52,10 @@ pub(crate) const UNSEEN: u32 = 1 << 22;
 /// The hub's socket, if it listens, and who has come.
 #[derive(Debug, Default)]
 pub(crate) struct Guests {
-    /// Only masters and [`Guests::listen`] lock it; a forked child only tries.
+    /// Locked by [`Guests::enter`] only; a worker that was forked only tries.
     reception: Mutex<Option<Reception>>,
+    /// The process that locked it last.
+    locked_by: AtomicU32,
     /// The master has to look though no event says so.
     is_due: AtomicBool,
 }
@@ -96,7 +98,7 @@ pub(crate) struct Departed {
 impl Guests {
     /// Makes the socket. Peers wait until the master serves them.
     pub fn listen(&self, address: &Address, seats: Vec<Range<usize>>) -> Result<(), ListenError> {
-        let mut reception = self.reception.lock();
+        let mut reception = self.enter().ok_or(ListenError::WrongProcess)?;
         if reception.is_some() {
             return Err(ListenError::Listening);
         }
@@ -109,8 +111,25 @@ impl Guests {
             arrivals: VecDeque::new(),
             guests: Vec::new(),
         });
-        self.is_due();
+        self.is_due.store(true, Ordering::Release); // SYNC(guests.due): as in `be_due`
         Ok(())
+    }
+
+    /// Locks, waiting for other threads. None if the process was forked while a thread of its
+    /// parent was in here: what that left may be half done, and is of no use.
+    fn enter(&self) -> Option<MutexGuard<'_, Option<Reception>>> {
+        let me = std::process::id();
+        loop {
+            if let Some(reception) = self.reception.try_lock() {
+                // Relaxed, both: says whose lock it is; the lock itself orders the rest.
+                self.locked_by.store(me, Ordering::Relaxed);
+                return Some(reception);
+            }
+            if ![0, me].contains(&self.locked_by.load(Ordering::Relaxed)) {
+                return None;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// A forked worker has no business with other processes' connections.
@@ -120,22 +139,25 @@ impl Guests {
         }
     }
 
-    /// A new master: everything is to be looked at, with its own epoll.
-    pub fn is_due(&self) {
-        // SYNC(guests.due): pairs with the swap in `take_due`; the lock carries the data.
-        self.is_due.store(true, Ordering::Release);
+    /// If the hub listens: the master, which may be a new one, has to look at all of this.
+    pub fn be_due(&self) {
+        if self.enter().is_some_and(|reception| reception.is_some()) {
+            // SYNC(guests.due): pairs with the swap in `take_due`; the lock carries the data.
+            self.is_due.store(true, Ordering::Release);
+        }
     }
 
     pub fn take_due(&self) -> bool {
         // Relaxed: mostly false; the swap below decides.
         self.is_due.load(Ordering::Relaxed)
-            // SYNC(guests.due): pairs with the store in `is_due`.
+            // SYNC(guests.due): pairs with the stores.
             && self.is_due.swap(false, Ordering::AcqRel)
     }
 
     /// Watches all descriptors there are. Those that it watches already stay as they are.
     pub fn enroll(&self, epoll: &Epoll) {
-        let Some(reception) = &*self.reception.lock() else {
+        let entered = self.enter();
+        let Some(reception) = entered.as_deref().and_then(Option::as_ref) else {
             return;
         };
         watch(epoll, reception.listener.as_fd(), EpollFlags::EPOLLIN);
@@ -149,39 +171,45 @@ impl Guests {
 
     /// Takes out the guests whose connection has ended.
     pub fn departed(&self, epoll: &Epoll) -> Vec<Departed> {
-        match &mut *self.reception.lock() {
-            Some(reception) => reception.departed(epoll),
-            None => Vec::new(),
+        match self.enter().as_deref_mut() {
+            Some(Some(reception)) => reception.departed(epoll),
+            _ => Vec::new(),
         }
     }
 
     /// Takes in who has come, answers who has said hello. `is_free` knows of slots.
     pub fn serve(&self, epoll: &Epoll, hub: &Inner, is_free: impl Fn(usize) -> bool) {
-        if let Some(reception) = &mut *self.reception.lock() {
-            if !reception.take_in(epoll) {
-                self.is_due();
-                hub.notify_router();
-            }
-            reception.answer_hellos(epoll, hub, &is_free);
+        let mut entered = self.enter();
+        let Some(reception) = entered.as_deref_mut().and_then(Option::as_mut) else {
+            return;
+        };
+        let taken = reception.take_in(epoll);
+        if taken != Ok(true) {
+            // SYNC(guests.due): as in `be_due`.
+            self.is_due.store(true, Ordering::Release);
         }
+        if taken == Ok(false) {
+            hub.notify_router();
+        }
+        reception.answer_hellos(epoll, hub, &is_free);
     }
 }
 
 impl Reception {
-    /// Accepts who is there; false when more may be.
-    fn take_in(&mut self, epoll: &Epoll) -> bool {
+    /// Accepts who is there; false when more may be. An error (no descriptors are left) is to be
+    /// tried again, but not at once.
+    fn take_in(&mut self, epoll: &Epoll) -> nix::Result<bool> {
         for _ in 0..AT_A_TIME {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             match accept4(self.listener.as_raw_fd(), flags) {
                 // SAFETY: just made for this process.
                 Ok(fd) => self.look_at(epoll, unsafe { OwnedFd::from_raw_fd(fd) }),
                 Err(Errno::EINTR | Errno::ECONNABORTED) => {}
-                // Nobody is left; or there are no descriptors for them now, and they wait for the
-                // next event.
-                Err(_) => return true,
+                Err(Errno::EAGAIN) => return Ok(true),
+                Err(e) => return Err(e),
             }
         }
-        false
+        Ok(false)
     }
 
     /// Refuses other users at once, and keeps the others until they say hello.

@@ -72,7 +72,7 @@ impl Master {
             hub,
         };
         master.look_at_all();
-        master.hub.guests.is_due();
+        master.hub.guests.be_due();
         let hub = Arc::clone(&master.hub);
         for &(slot, holder) in &hub.left_behind {
             if hub.view.slot(slot).load() == holder {

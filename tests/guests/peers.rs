@@ -49,6 +49,15 @@ fn hears(peer: &OwnedFd) -> Option<Vec<u64>> {
     (!bytes.is_empty()).then(|| words.collect())
 }
 
+/// A hello that the hub takes: its own versions it tells to who has others.
+fn good_hello(name: &str) -> Vec<u8> {
+    let stranger = peer(name);
+    tell(&stranger, &packet([magic(), 0, 0, 0, 0, 0, 0, 0]), &[]);
+    let answer = hears(&stranger).expect("told why");
+    assert_eq!(answer[..3], [magic(), answer[3], 4]);
+    packet([magic(), answer[3], answer[4], 0, 0, 0, 0, 0])
+}
+
 fn magic() -> u64 {
     u64::from_le_bytes(*b"corecast")
 }
@@ -61,7 +70,7 @@ fn garbage_is_hung_up_on_and_costs_the_master_nothing() {
     let _master = hub.start().expect("a master");
     let null = std::fs::File::open("/dev/null").expect("there is one");
     let before = open_fds();
-    let hello = packet([magic(), 1, 1, 0, 0, 0, 0, 0]);
+    let hello = good_hello(&name);
     let garbage: [(&[u8], &[RawFd]); 7] = [
         (b"", &[]),
         (b"GET / HTTP/1.1\r\n\r\n", &[]),
@@ -84,7 +93,9 @@ fn garbage_is_hung_up_on_and_costs_the_master_nothing() {
             &[],
         );
         let answer = hears(&peer).expect("told why");
-        assert_eq!(answer[..5], [magic(), 1, 4, 1, 1], "its own versions");
+        assert_eq!((answer[0], answer[2]), (magic(), 4));
+        let own = packet([magic(), answer[3], answer[4], 0, 0, 0, 0, 0]);
+        assert_eq!(own, hello, "its own versions");
         assert_eq!(hears(&peer), None);
     }
     wait_until("nothing is left open", || open_fds() == before);
@@ -99,7 +110,7 @@ fn whoever_talks_on_is_not_listened_to() {
     let _master = hub.start().expect("a master");
     for _ in 0..3 {
         let peer = peer(&name);
-        let hello = packet([magic(), 1, 1, 0, 0, 0, 0, 0]);
+        let hello = good_hello(&name);
         tell(&peer, &hello, &[]);
         let seat = hears(&peer).expect("a seat");
         assert_eq!(seat[2..5], [1, 0, 1], "slot 0 alone");
@@ -239,4 +250,36 @@ fn a_guest_believes_nothing_that_does_not_fit() {
 fn os(errno: i32) -> ConnectError {
     let call = "passing descriptors, in the hub's process,";
     ConnectError::Os { call, errno }
+}
+
+/// They wait at the socket until the master's process has descriptors for them.
+#[test]
+fn who_comes_while_descriptors_have_run_out_gets_in_later() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let _watchdog = Watchdog::new(LONG);
+    let (name, words) = (super::name("no-fds"), shared_words(1));
+    let came = {
+        let name = name.clone();
+        fork(move || {
+            reaches(&words[0], 1);
+            let mut core = guest(&name).attach_any().expect("a core");
+            core.join("news").expect("joined");
+            words[0].store(3, Ordering::SeqCst);
+        })
+    };
+    fork(|| {
+        let hub = Hub::builder().workers(1).channels(64).create();
+        let hub = hub.expect("a hub");
+        let _master = hub.start().expect("a master");
+        hub.listen(Some(&name), 0).expect("listens");
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, 3, hard).expect("lowered");
+        words[0].store(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(words[0].load(Ordering::SeqCst), 1, "it cannot be in");
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+        reaches(&words[0], 3);
+    })
+    .join();
+    came.join();
 }
