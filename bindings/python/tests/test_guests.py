@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -168,3 +169,28 @@ def test_the_console_script_is_the_same_program() -> None:
     assert done.returncode == 0 and "CORECAST_SOCKET" in done.stdout
     done = subprocess.run([script, "run", "no-such-thing"], capture_output=True, text=True)
     assert done.returncode == 127 and "no-such-thing" in done.stderr
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_command_once() -> None:
+    """The terminal sends it to the command too: what the launcher added would be a second one,
+    which servers take for impatience."""
+    script = "trap 'echo INT' INT; trap 'echo TERM; exit 9' TERM; echo ready $PPID; "
+    script += "while kill -0 $PPID 2>/dev/null; do sleep 0.02; done"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "corecast", "run", "sh", "-c", script])
+    said = b""
+
+    def until(what: bytes) -> None:
+        nonlocal said
+        while what not in said:
+            said += os.read(terminal, 1000)
+
+    until(b"ready")
+    os.write(terminal, b"\x03")
+    until(b"INT")
+    os.kill(pid, signal.SIGTERM)
+    until(b"TERM")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    os.close(terminal)
+    assert said.count(b"INT") == 1, said
