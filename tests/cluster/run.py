@@ -48,7 +48,7 @@ class Cluster:
     def ask(self, path="/"):
         """What a worker says of itself; None if none answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=3) as answer:
                 return json.loads(answer.read())
         except OSError:
             return None
