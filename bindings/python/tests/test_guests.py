@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -153,6 +155,20 @@ def test_two_loops_of_one_guest_have_a_core_each(socket: str, fork: Fork) -> Non
         asyncio.run(both())
 
     fork(guest)
+
+
+def test_the_lines_that_the_uwsgi_readme_shows_for_other_processes(hub: corecast.Hub) -> None:
+    readme = Path(__file__).parents[2] / "uwsgi" / "README.md"
+    blocks = re.findall(r"```python guest.py\n(.*?)```", readme.read_text(), re.DOTALL)
+    assert len(blocks) == 1 and "@news-site" in blocks[0]
+    hub.start()
+    name = hub.listen(first_worker=1)
+    with hub.attach(0) as core:
+        core.join("news")
+        command = [sys.executable, "-c", blocks[0].replace("@news-site", name)]
+        subprocess.run(command, check=True, timeout=60)
+        message = core.recv(timeout=30)
+        assert message is not None and (message.body, message.sender) == (b"from outside", (1, 0))
 
 
 @pytest.mark.parametrize("code", [0, 5])
