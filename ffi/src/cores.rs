@@ -282,12 +282,10 @@ pub unsafe extern "C" fn channel_join_result(
 /// and those of a handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn channel_leave(core: *mut ChannelCore, name: *const c_char) -> c_int {
-    // SAFETY: NULL or a C string, by the caller.
     let leave = |state: &mut State| {
-        Ok(state
-            .sender()?
-            .leave(unsafe { name_bytes(name) }?)
-            .map(|()| 0)?)
+        // SAFETY: NULL or a C string, by the caller.
+        let name = unsafe { name_bytes(name) }?;
+        Ok(state.sender()?.leave(name).map(|()| 0)?)
     };
     // SAFETY: the caller passes NULL or a core.
     unsafe { with_core(core, leave) }

@@ -37,6 +37,10 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value = "256k", value_parser = bytes)]
     pub lane_bytes: usize,
 
+    /// Bytes for messages that several cores read in one place; 0: each gets a copy
+    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = bytes)]
+    pub arena_bytes: usize,
+
     /// Bytes of the longest message
     #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = bytes)]
     pub max_message: usize,
@@ -89,6 +93,7 @@ impl Options {
             channels: self.channels,
             queue_bytes: self.queue_bytes,
             lane_bytes: self.lane_bytes,
+            arena_bytes: self.arena_bytes,
             max_message: self.max_message,
             overflow: match self.overflow {
                 OverflowChoice::DropNewest => Overflow::DropNewest,

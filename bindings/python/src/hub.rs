@@ -229,6 +229,7 @@ fn set(config: &mut Config, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()
         "channels" => config.channels = number(name, value)?,
         "lane_bytes" => config.lane_bytes = number(name, value)?,
         "queue_bytes" => config.queue_bytes = number(name, value)?,
+        "arena_bytes" => config.arena_bytes = number(name, value)?,
         "max_message" => config.max_message = number(name, value)?,
         "populate" => config.populate = value.extract()?,
         "spin" => config.spin = seconds(name, value)?,

@@ -46,6 +46,7 @@ static void configure(channel_config_t *config) {
     config->channels = small(o->channels, config->channels);
     config->queue_bytes = size(o->queue, config->queue_bytes);
     config->lane_bytes = size(o->lane, config->lane_bytes);
+    config->arena_bytes = size(o->arena, config->arena_bytes);
     config->max_message = size(o->message, config->max_message);
     config->overflow = small(o->overflow, config->overflow);
     config->order = small(o->order, config->order);
