@@ -133,7 +133,8 @@ impl Default for Config {
 pub struct Requirements {
     /// Bytes of the region; touched as they are used unless `populate` is set.
     pub bytes: u64,
-    /// File descriptors in the process that makes the hub and runs the master.
+    /// File descriptors in the process that makes the hub and runs the master; besides, one for the
+    /// socket of a hub that listens and one for each process that has come by it.
     pub fds: u32,
 }
 

@@ -26,6 +26,8 @@ use crate::view::View;
 /// How long a full hub is asked again: a worker's successor may come before the master has cleaned
 /// up after the worker.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// A longer time-out is no different, and could not be added to a clock.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(5);
 /// More descriptors than a seat can have.
@@ -52,7 +54,7 @@ pub(crate) struct Welcome {
 
 /// Asks for a seat, for at most `timeout`.
 pub(crate) fn ask(address: &Address, timeout: Duration) -> Result<Welcome, ConnectError> {
-    let start = Instant::now();
+    let (start, timeout) = (Instant::now(), timeout.min(FOREVER));
     loop {
         let left = timeout.saturating_sub(start.elapsed());
         match ask_once(address, left) {
