@@ -51,7 +51,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-cluster check-uwsgi check-crash check-benches check-costs check-peers check-python check-fuzz
+PHASES := check-format check-lints check-units check-docs check-models check-c check-cluster check-ruby check-uwsgi check-crash check-benches check-costs check-peers check-python check-fuzz
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -108,6 +108,11 @@ check-uwsgi: tools-uwsgi ## the uWSGI plugin in servers of Debian and of PyPI
 	$(call say,'uWSGI: build bindings/uwsgi for two versions and run its tests')
 	$(MAKE) --no-print-directory install PREFIX=$(TARGET)/uwsgi/stage DESTDIR=
 	$(PYTHON) bindings/uwsgi/tests/run.py --prefix $(TARGET)/uwsgi/stage --build $(TARGET)/uwsgi
+
+.PHONY: check-ruby
+check-ruby: tools-build tools-ruby library ## the Ruby binding under a Puma cluster
+	$(call say,'Ruby: a chat across the workers of a Puma cluster')
+	$(PYTHON) bindings/ruby/tests/run.py --library $(TARGET)/release/libcorecast.so
 
 # Optimised, as users have it: the calls have a thirtieth of the instructions then, and all of them
 # are gone through. `make crash` goes on where this stops.
@@ -309,6 +314,10 @@ tools-uwsgi: tools-build
 	    echo "missing: uWSGI. Install it and try again; on Debian or Ubuntu:" >&2; \
 	    echo "    sudo apt-get install $(UWSGI_PACKAGES)" >&2; exit 1; \
 	fi
+
+.PHONY: tools-ruby
+tools-ruby:
+	$(call need,ruby puma $(PYTHON),ruby puma python3)
 
 tools-costs:
 	$(call need,valgrind,valgrind)
