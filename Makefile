@@ -51,7 +51,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-cluster check-ruby check-uwsgi check-crash check-benches check-costs check-peers check-python check-fuzz
+PHASES := check-format check-lints check-units check-docs check-models check-c check-cluster check-ruby check-uwsgi check-crash check-benches check-costs check-peers check-python check-browser check-fuzz
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -154,13 +154,33 @@ check-python: tools-python ## the Python package: lints, types, its tests under 
 	$(call say,'Python: rustfmt + clippy')
 	cd bindings/python && $(CARGO) fmt --check && \
 	    PYO3_PYTHON=$(VENV)/bin/python CARGO_TARGET_DIR=$(TARGET)/python/build $(CARGO) clippy --locked --release -- -D warnings
+	$(MAKE) --no-print-directory wheel
+	$(call say,'Python: pytest')
+	cd bindings/python && $(VENV)/bin/python -m pytest -q
+
+.PHONY: wheel
+wheel: tools-python ## build the Python package and install it into its own environment
 	$(call say,'Python: wheel')
 	rm -rf $(TARGET)/python/wheels
 	cd bindings/python && CARGO_TARGET_DIR=$(TARGET)/python/build \
 	    $(VENV)/bin/maturin build --release --locked --quiet --interpreter $(VENV)/bin/python --out $(TARGET)/python/wheels
 	$(VENV)/bin/pip install --quiet --force-reinstall --no-deps $(TARGET)/python/wheels/*.whl
-	$(call say,'Python: pytest')
-	cd bindings/python && CORECAST_ARTEFACTS=$(TARGET)/python/artefacts $(VENV)/bin/python -m pytest -q
+
+# After check-python, whose environment has the package and the browser's driver.
+.PHONY: check-browser
+check-browser: tools-python tools-uwsgi tools-build library ## chats in two browser windows: the demo, uWSGI, Django
+	@$(VENV)/bin/python -c 'import corecast' 2>/dev/null || \
+	    $(MAKE) --no-print-directory wheel
+	$(call say,'browser: chats in two windows on two workers')
+	$(MAKE) --no-print-directory install PREFIX=$(TARGET)/uwsgi/stage DESTDIR=
+	PKG_CONFIG_PATH=$(TARGET)/uwsgi/stage/lib/pkgconfig $(MAKE) --no-print-directory -C bindings/uwsgi \
+	    UWSGI=/usr/bin/uwsgi PYTHON=/usr/bin/python3 BUILD=$(TARGET)/uwsgi/debian
+	$(CARGO) build --release --bin corecast
+	$(VENV)/bin/ruff format --check --config bindings/python/pyproject.toml tests/browser
+	$(VENV)/bin/ruff check --config bindings/python/pyproject.toml tests/browser
+	CORECAST=$(TARGET)/release/corecast CORECAST_ARTEFACTS=$(TARGET)/artefacts \
+	    CORECAST_UWSGI_PLUGIN=$(TARGET)/uwsgi/debian/corecast_plugin.so \
+	    $(VENV)/bin/python -m pytest -q -c bindings/python/pyproject.toml --rootdir tests/browser tests/browser
 
 # Crates of their own, so a target directory of their own; tests/fuzz/run.py knows the flags.
 .PHONY: check-fuzz

@@ -1,28 +1,33 @@
-"""The lines that the README shows are run as they stand."""
+"""The lines that the README here and the one at the top show are run as they stand."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
 from servers import eventually, free_port, running
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+HERE = Path(__file__).parent.parent / "README.md"
+TOP = Path(__file__).parents[3] / "README.md"
+both = pytest.mark.parametrize("readme", [HERE, TOP], ids=["here", "top"])
 
 
-def blocks() -> dict[str, str]:
-    """The README's Python, by the name behind ```python; "" for the first."""
-    return dict(re.findall(r"```python ?(\S*)\n(.*?)```", README, re.DOTALL))
+def blocks(readme: Path) -> dict[str, str]:
+    """A README's Python, by the name behind ```python; "" for the last without."""
+    return dict(re.findall(r"```python ?(\S*)\n(.*?)```", readme.read_text(), re.DOTALL))
 
 
 def test_the_first_example(capsys) -> None:
-    exec(compile(blocks()[""], "README.md", "exec"), {})
+    exec(compile(blocks(HERE)[""], "README.md", "exec"), {})
     assert capsys.readouterr().out == "b'hello'\n"
 
 
-def test_the_lines_for_gunicorn(tmp_path: Path) -> None:
+@both
+def test_the_lines_for_gunicorn(readme: Path, tmp_path: Path) -> None:
     for name in ("gunicorn.conf.py", "app.py"):
-        (tmp_path / name).write_text(blocks()[name])
+        (tmp_path / name).write_text(blocks(readme)[name])
     port = free_port()
     command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2", "app:app"]
     with running(command, tmp_path, port) as server:
@@ -48,9 +53,11 @@ def app(environ, start_response):
 """
 
 
-def test_the_lines_for_django(tmp_path: Path) -> None:
-    (tmp_path / "gunicorn.conf.py").write_text(blocks()["gunicorn.conf.py"])
-    (tmp_path / "app.py").write_text(SETTINGS_APP.format(settings=blocks()["settings.py"].strip()))
+@both
+def test_the_lines_for_django(readme: Path, tmp_path: Path) -> None:
+    shown = blocks(readme)
+    (tmp_path / "gunicorn.conf.py").write_text(shown["gunicorn.conf.py"])
+    (tmp_path / "app.py").write_text(SETTINGS_APP.format(settings=shown["settings.py"].strip()))
     port = free_port()
     command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2", "app:app"]
     with running(command, tmp_path, port) as server:
