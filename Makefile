@@ -233,6 +233,13 @@ crash: tools-build ## the long run (POINTS=, KILLS=, STOPS=, SEED=)
 bench: tools-peers ## measure corecast beside other systems (ARGS="--quick"; ARGS=--help lists the choices)
 	$(CARGO) build --locked --release --manifest-path benches/peers/Cargo.toml
 	$(TARGET)/release/peers --json $(TARGET)/bench/findings.json --report $(TARGET)/bench $(ARGS)
+	$(MAKE) --no-print-directory bench-layers LAYERS="$(if $(findstring --quick,$(ARGS)),--quick)"
+
+.PHONY: bench-layers
+bench-layers: tools-peers tools-python wheel ## measure the Django layer beside channels_redis (LAYERS=--quick)
+	$(VENV)/bin/pip install --quiet -r bindings/python/bench/requirements.txt
+	mkdir -p $(TARGET)/bench
+	PATH="$$PATH:/usr/sbin" $(VENV)/bin/python bindings/python/bench/layers.py --json $(TARGET)/bench/layers.json $(LAYERS)
 
 .PHONY: bench-parts
 bench-parts: tools-build ## measure corecast alone: single operations, and the prefork matrix

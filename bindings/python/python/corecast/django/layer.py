@@ -14,6 +14,8 @@ from ..hub import Hub
 from .station import Station, station_of_process
 
 Message = dict[str, Any]
+# Names that are remembered at most.
+NAMES = 10_000
 
 
 class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
@@ -46,6 +48,8 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.prefix = prefix
         self.hub = hub
         self._client: tuple[int, str] = (0, "")
+        # Names that have passed all checks of `receive` in this process.
+        self._received: set[str] = set()
 
     @property
     def client_prefix(self) -> str:
@@ -56,6 +60,7 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             name = f"{uuid.uuid4().hex[:16]}-{station.me[0]}-{station.me[1]}"
             station.locals.add(name)
             self._client = (os.getpid(), name)
+            self._received.clear()
         return name
 
     def _station(self) -> Station:
@@ -74,11 +79,20 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def receive(self, channel: str) -> Message:
         """The next message of the channel, oldest first. One reader gets each message."""
+        prefix = self.client_prefix
+        if channel not in self._received:
+            self._check_receiver(channel, prefix)
+        return self.deserialize(await self._station().receive(channel))
+
+    def _check_receiver(self, channel: str, prefix: str) -> None:
+        """Once for each name: a reader asks for the same one again and again."""
         self.require_valid_channel_name(channel)
         if "!" in channel:
             local = self.non_local_name(channel)[:-1]
-            assert local.endswith(self.client_prefix), "Wrong client prefix"
-        return self.deserialize(await self._station().receive(channel))
+            assert local.endswith(prefix), "Wrong client prefix"
+        if len(self._received) >= NAMES:
+            self._received.clear()
+        self._received.add(channel)
 
     async def group_add(self, group: str, channel: str) -> None:
         """Adds a channel; what is sent to the group from now on reaches it."""

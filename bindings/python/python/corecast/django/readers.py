@@ -8,7 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Callable
+from typing import Callable, Optional
 
 Waiter = asyncio.Future[None]
 Loop = asyncio.AbstractEventLoop
@@ -22,13 +22,16 @@ class Readers:
         self.fd = fd
         self.pump = pump
         self.loops: weakref.WeakSet[Loop] = weakref.WeakSet()
+        self.last: Callable[[], Optional[Loop]] = lambda: None  # the loop of the last wait
         self.waiters: dict[str, deque[Waiter]] = {}
 
     def wait(self, loop: Loop, channel: str) -> Waiter:
         """A future that :meth:`wake` ends."""
-        if loop not in self.loops:
-            loop.add_reader(self.fd, self._readable)
-            self.loops.add(loop)
+        if loop is not self.last():
+            if loop not in self.loops:
+                loop.add_reader(self.fd, self._readable)
+                self.loops.add(loop)
+            self.last = weakref.ref(loop)
         waiter: Waiter = loop.create_future()
         self.waiters.setdefault(channel, deque()).append(waiter)
         return waiter
@@ -37,6 +40,9 @@ class Readers:
         """The wait is over. If it was woken and did not take it up, the next one is woken."""
         waiters = self.waiters.get(channel)
         if waiters is None:
+            return
+        if len(waiters) == 1 and waiters[0] is waiter:  # nearly always
+            del self.waiters[channel]
             return
         with suppress(ValueError):
             waiters.remove(waiter)
@@ -76,17 +82,17 @@ def _end_all(waiters: Iterable[Waiter]) -> None:
 
 def _end(waiter: Waiter) -> bool:
     """False if the waiter's loop has ended."""
-
-    def settle() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
     loop = waiter.get_loop()
     if loop is asyncio._get_running_loop():
-        settle()
+        _settle(waiter)
         return True
     try:
-        loop.call_soon_threadsafe(settle)
+        loop.call_soon_threadsafe(_settle, waiter)
     except RuntimeError:
         return False
     return True
+
+
+def _settle(waiter: Waiter) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

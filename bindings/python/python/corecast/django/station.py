@@ -49,6 +49,8 @@ _DEADLINE = struct.Struct("<d")
 _FULL_FOR = 0.1
 _ANSWER = 5.0
 _LOOK = 1.0
+# Homes that are remembered at most.
+_HOMES = 10_000
 # What a process sends to another's own channel.
 _SEND, _HANDED, _WANT, _ADD, _DISCARD, _SIZE, _ANSWERED, _HELLO, _FLUSH, _FULL = range(10)
 
@@ -96,6 +98,7 @@ class Station:
         self.groups: dict[str, dict[str, tuple[float, int]]] = {}
         self.wants: dict[str, deque[Member]] = defaultdict(deque)
         self.asked: dict[str, Member] = {}
+        self.homes: dict[str, Member] = {}  # of process-local channels: their names say it
         self.full: dict[str, float] = {}
         self.answers: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[int], list[int]]]
         self.answers = {}
@@ -130,9 +133,14 @@ class Station:
 
     def home(self, channel: str) -> Member:
         """The process that keeps the messages of a channel."""
+        known = self.homes.get(channel)
+        if known is not None:
+            return known
         local = _LOCAL.search(channel)
         if local:
-            return int(local[2]), int(local[3])
+            if len(self.homes) >= _HOMES:
+                self.homes.clear()
+            return self.homes.setdefault(channel, (int(local[2]), int(local[3])))
         members = self.hub.subscribers(self._all)
         if len(members) <= 1:
             return self.me
@@ -187,25 +195,36 @@ class Station:
     async def receive(self, channel: str) -> bytes:
         """The next message, waiting for it."""
         loop = asyncio.get_running_loop()
+        waiter = None
         while True:
             with self.lock:
-                self.pump()
-                packed = self.mail.take(channel, time.time())
+                if waiter is not None:
+                    self.readers.done(channel, waiter)
+                packed = self._next(channel)
                 if packed is not None:
                     return packed
                 far = self._ask_home(channel)
                 waiter = self.readers.wait(loop, channel)
-            gone = True
             try:
-                await asyncio.wait_for(waiter, _LOOK if far else None)
-                gone = False
+                if far:
+                    await asyncio.wait_for(waiter, _LOOK)
+                else:
+                    await waiter
             except asyncio.TimeoutError:
-                gone = False
-            finally:
+                continue
+            except BaseException:
                 with self.lock:
                     self.readers.done(channel, waiter)
-                    if gone:
-                        self._hand_on(channel)
+                    self._hand_on(channel)
+                raise
+
+    def _next(self, channel: str) -> Optional[bytes]:
+        """What has come for a channel."""
+        packed = self.mail.take(channel, time.time())
+        if packed is None:
+            self.pump()
+            packed = self.mail.take(channel, time.time())
+        return packed
 
     def _hand_on(self, channel: str) -> None:
         """A reader here was cancelled: what was put aside for it is for those who wait elsewhere."""
