@@ -9,8 +9,10 @@
 //! is checked like any other.
 
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::os::fd::{BorrowedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 
 use crate::error::AdoptError;
@@ -94,18 +96,27 @@ impl Handoff {
 /// A memfd that cannot be resized; what is no memfd has no seals to get.
 pub(crate) fn check_memfd(fd: RawFd) -> Result<(), AdoptError> {
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
-    let has = fcntl(borrow(fd), FcntlArg::F_GET_SEALS).unwrap_or(0);
+    let has = match fcntl(borrow(fd), FcntlArg::F_GET_SEALS) {
+        Ok(has) => has,
+        Err(Errno::EBADF | Errno::EINVAL) => return Err(AdoptError::Descriptor { fd }),
+        Err(e) => return Err(OsError::of("fcntl(F_GET_SEALS)")(e).into()),
+    };
     let is_sealed = SealFlag::from_bits_truncate(has).contains(seals);
     is_sealed.then_some(()).ok_or(AdoptError::Descriptor { fd })
 }
 
 /// An eventfd.
 pub(crate) fn check_eventfd(fd: RawFd) -> Result<(), AdoptError> {
-    let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
-    let is_eventfd = link.as_os_str() == "anon_inode:[eventfd]";
-    is_eventfd
-        .then_some(())
-        .ok_or(AdoptError::Descriptor { fd })
+    let wrong = AdoptError::Descriptor { fd };
+    match std::fs::read_link(format!("/proc/self/fd/{fd}")) {
+        Ok(link) if link.as_os_str() == "anon_inode:[eventfd]" => Ok(()),
+        Ok(_) => Err(wrong),
+        Err(e) if e.kind() == ErrorKind::NotFound => Err(wrong),
+        Err(e) => Err(AdoptError::Os {
+            call: "readlink(/proc/self/fd)",
+            errno: e.raw_os_error().unwrap_or(libc::EIO),
+        }),
+    }
 }
 
 /// For system calls that cope with a number that is not open.

@@ -132,19 +132,20 @@ impl Hub {
         let view = View::create(config, layout).map_err(|e| memory_error(e, config))?;
         let router = Box::new(Router::new(Arc::clone(&view), realtime_nanos));
         let fds = (notify::eventfd()?, notify::core_fds(view.layout.slots)?);
-        Self::of(view, fds, Some(router), Vec::new(), None).map_err(CreateError::from)
+        let mark = ProcessMark::create()?;
+        Ok(Self::of(mark, view, fds, Some(router), Vec::new(), None))
     }
 
     fn of(
+        mark: ProcessMark,
         view: Arc<View>,
         (router_fd, core_fds): (OwnedFd, FdTable),
         router: Option<Box<Router>>,
         left_behind: Vec<(usize, Holder)>,
         seat: Option<Seat>,
-    ) -> Result<Self, OsError> {
-        let mark = ProcessMark::create()?;
+    ) -> Self {
         let words = (view.config.workers as usize).div_ceil(64);
-        Ok(Self {
+        Self {
             inner: Arc::new(Inner {
                 view,
                 creator: mark.enter(),
@@ -157,7 +158,7 @@ impl Hub {
                 guests: Guests::default(),
                 seat,
             }),
-        })
+        }
     }
 
     /// Lets other processes of this user (or root's) be workers though they did not inherit the
@@ -220,7 +221,8 @@ impl Hub {
         let welcome = guests::connect::ask(&Address::parse(name)?, timeout)?;
         let fds = (welcome.router_fd, welcome.core_fds);
         let seat = Some(welcome.seat);
-        Ok(Self::of(welcome.view, fds, None, Vec::new(), seat)?)
+        let mark = ProcessMark::create()?;
+        Ok(Self::of(mark, welcome.view, fds, None, Vec::new(), seat))
     }
 
     /// [`Self::connect`] to the hub that the environment names ([`SOCKET_VARIABLE`]).
@@ -258,19 +260,21 @@ impl Hub {
     }
 
     /// The hub that the program before exec has handed on; the text is from [`Hub::handoff`]. To be
-    /// called once: the hub owns the descriptors then. The master is started as for a new hub, and
-    /// goes on where the last one stopped or died.
+    /// called until it succeeds once: the hub owns the descriptors then. The master is started as for
+    /// a new hub, and goes on where the last one stopped or died.
     ///
     /// # Errors
-    /// The text, a descriptor or the region is not what it should be.
+    /// The text, a descriptor or the region is not what it should be, or a system call failed. The
+    /// descriptors stay open.
     pub fn adopt(handoff: &str) -> Result<Self, AdoptError> {
         let handoff = Handoff::parse(handoff)?;
         handoff.check()?;
+        let mark = ProcessMark::create()?;
         let view = View::adopt(&handoff.memfds)?;
-        if handoff.cores.len() != view.layout.slots {
-            return Err(AdoptError::Damaged);
+        if let Err(e) = take_over(&handoff, &view) {
+            view.memfds().forget();
+            return Err(e);
         }
-        handoff.survive_exec(false)?;
         // SAFETY: checked, and handed over to this hub alone (the caller's part).
         let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
         let fds = (
@@ -281,7 +285,7 @@ impl Hub {
         let holders = (0..view.layout.slots).map(|slot| (slot, view.slot(slot).load()));
         let left_behind = holders.filter(|(_, holder)| holder.pid() == pid && !holder.is_free());
         let left_behind = left_behind.collect();
-        Ok(Self::of(view, fds, None, left_behind, None)?)
+        Ok(Self::of(mark, view, fds, None, left_behind, None))
     }
 
     /// A hub with some settings changed from the default.
@@ -404,6 +408,14 @@ impl Hub {
         }
         found
     }
+}
+
+/// The last of what can go wrong in an adoption: the descriptors are as before then.
+fn take_over(handoff: &Handoff, view: &View) -> Result<(), AdoptError> {
+    if handoff.cores.len() != view.layout.slots {
+        return Err(AdoptError::Damaged);
+    }
+    Ok(handoff.survive_exec(false)?)
 }
 
 fn check_resources(config: &Config, layout: &Layout) -> Result<(), CreateError> {

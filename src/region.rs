@@ -102,22 +102,30 @@ impl Region {
 
     /// The region whose parts are in these memfds; of parts without one, the addresses.
     fn map(parts: Vec<Part>, fds: FdTable) -> Result<Self, OsError> {
-        let len = parts.iter().map(|part| part.len).sum();
-        let region = Self {
-            base: reserve(None, len)?,
-            len,
+        let base = reserve(None, len_of(&parts))?;
+        let region = Self::at_base(base, parts, fds);
+        // On failure, dropping the region unmaps and closes what is there.
+        region.open_all()?;
+        Ok(region)
+    }
+
+    fn at_base(base: NonNull<c_void>, parts: Vec<Part>, fds: FdTable) -> Self {
+        Self {
+            base,
+            len: len_of(&parts),
             access: parts.iter().map(|_| AtomicU32::new(0)).collect(),
             users: parts.iter().map(|_| AtomicU32::new(0)).collect(),
             restricted: AtomicU32::new(0),
             fds,
             parts,
             changing: AtomicU32::new(0),
-        };
-        // On failure, dropping the region unmaps and closes what is there.
-        let parts = 0..region.parts.len();
-        let mut there = parts.filter(|&part| region.fds.get(part).is_some());
-        there.try_for_each(|part| region.open(part))?;
-        Ok(region)
+        }
+    }
+
+    fn open_all(&self) -> Result<(), OsError> {
+        let parts = 0..self.parts.len();
+        let mut there = parts.filter(|&part| self.fds.get(part).is_some());
+        there.try_for_each(|part| self.open(part))
     }
 
     /// What a process has of a region that it did not inherit: the parts in these memfds, as `keep`
@@ -132,11 +140,18 @@ impl Region {
         Ok(region)
     }
 
-    /// The region whose parts are in these memfds, which it owns from now on.
+    /// The region whose parts are in these memfds, which it owns from now on. On failure they stay
+    /// open, for another try.
     pub fn adopt(parts: Vec<Part>, memfds: &[RawFd]) -> Result<Self, OsError> {
+        let base = reserve(None, len_of(&parts))?;
         // SAFETY: the caller hands them over: they came by exec, and nothing else here knows them.
         let own = |&fd: &RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
-        Self::map(parts, FdTable::new(memfds.iter().map(own)))
+        let region = Self::at_base(base, parts, FdTable::new(memfds.iter().map(own)));
+        if let Err(e) = region.open_all() {
+            region.fds.forget();
+            return Err(e);
+        }
+        Ok(region)
     }
 
     /// Bytes of a memfd.
@@ -186,7 +201,7 @@ impl Region {
         let _turn = self.turn();
         let me = std::process::id();
         // Relaxed, here and below: changed in turn.
-        if self.restricted.swap(me, Ordering::Relaxed) == me {
+        if self.restricted.load(Ordering::Relaxed) == me {
             return Ok(());
         }
         // What a parent used is not this process's.
@@ -205,6 +220,8 @@ impl Region {
             part += run.max(1);
         }
         self.fds.close_except(hold);
+        // Not before: what failed half-way is done again at the next try.
+        self.restricted.store(me, Ordering::Relaxed);
         Ok(())
     }
 
@@ -280,8 +297,10 @@ impl Region {
 
     fn close(&self, parts: Range<usize>) -> Result<(), OsError> {
         let (at, len) = self.range(parts.clone());
+        reserve(Some(at), len.get())?;
+        // Not before: what could not be given up is tried again.
         parts.for_each(|part| self.set_access(part, Access::None));
-        reserve(Some(at), len.get()).map(|_| ())
+        Ok(())
     }
 
     /// Address and bytes of consecutive parts.
@@ -358,6 +377,10 @@ impl Drop for Turn<'_> {
         // SYNC(region.turn): pairs with the CAS in `turn`.
         self.0.store(0, Ordering::Release);
     }
+}
+
+fn len_of(parts: &[Part]) -> usize {
+    parts.iter().map(|part| part.len).sum()
 }
 
 /// A memfd for a part.

@@ -145,3 +145,65 @@ pub fn ptrace(request: libc::c_uint, pid: Pid, at: usize, data: usize) -> usize 
     // their word through a local of its own; fails harmlessly for a thread that has just ended.
     unsafe { libc::ptrace(request, pid.as_raw(), at, data) as usize }
 }
+
+/// Runs `body` in a child and makes the `nth` (from 0) of those system calls fail with `errno` that
+/// its first thread makes between two calls of [`mark`] and that `may_fail` names: the kernel does
+/// not get to see it. Returns that call's number, None if there were not so many, and how the child
+/// ended.
+pub fn with_failure(
+    nth: usize,
+    errno: i32,
+    may_fail: impl Fn(i64) -> bool,
+    body: impl FnOnce(),
+) -> (Option<i64>, WaitStatus) {
+    let child = traced(body);
+    let pid = child.pid();
+    let options = libc::PTRACE_O_TRACESYSGOOD as usize;
+    ptrace(libc::PTRACE_SETOPTIONS, pid, 0, options);
+    let (mut marks, mut seen, mut failed, mut signal) = (0, 0, None, 0);
+    let end = loop {
+        // After the second mark nothing is of interest but the end.
+        let request = if marks < 2 {
+            libc::PTRACE_SYSCALL
+        } else {
+            libc::PTRACE_CONT
+        };
+        ptrace(request, pid, 0, signal);
+        let status = waitpid(pid, None).expect("waitpid");
+        if matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..)) {
+            break status;
+        }
+        signal = deliver(status);
+        match entry(pid, status) {
+            Some(MARKED) => marks += 1,
+            Some(number) if marks == 1 && failed.is_none() && may_fail(number as i64) => {
+                if seen == nth {
+                    refuse(pid, errno);
+                    failed = Some(number as i64);
+                }
+                seen += 1;
+            }
+            _ => {}
+        }
+    };
+    std::mem::forget(child); // reaped above
+    (failed, end)
+}
+
+/// At the entry of a system call: lets it fail instead of being made.
+fn refuse(pid: Pid, errno: i32) {
+    const NONE: usize = usize::MAX;
+    let register = |of: usize| std::mem::offset_of!(libc::user, regs) + of;
+    let number = register(std::mem::offset_of!(libc::user_regs_struct, orig_rax));
+    let result = register(std::mem::offset_of!(libc::user_regs_struct, rax));
+    ptrace(libc::PTRACE_POKEUSER, pid, number, NONE);
+    ptrace(libc::PTRACE_SYSCALL, pid, 0, 0);
+    let left = waitpid(pid, None).expect("waitpid");
+    assert!(matches!(left, WaitStatus::PtraceSyscall(_)), "{left:?}");
+    ptrace(
+        libc::PTRACE_POKEUSER,
+        pid,
+        result,
+        -i64::from(errno) as usize,
+    );
+}
