@@ -280,8 +280,9 @@ pub unsafe extern "C" fn channel_hub_handoff(
 /// master is started as for a new hub, and goes on where the last one stopped or
 /// died: nothing is lost, repeated or reordered.
 ///
-/// Once for each handoff, any thread. Does not block. Not signal-safe. `*out` is
-/// written only on success; the caller frees it with channel_hub_destroy. Errors:
+/// Once for each handoff, and again after a failure, which leaves the descriptors
+/// open. Any thread. Does not block. Not signal-safe. `*out` is written only on
+/// success; the caller frees it with channel_hub_destroy. Errors:
 /// CHANNEL_E_NULL, CHANNEL_E_HANDOFF, CHANNEL_E_VERSION, CHANNEL_E_OS.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn channel_hub_adopt(

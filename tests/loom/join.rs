@@ -1,11 +1,13 @@
 //! Joining: the order of the answer and the sends that begin after it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64 as Count;
 
 use loom::sync::atomic::AtomicBool;
 use loom::thread;
 
 use super::hub::{Collect, Hub, Router, Sender, check};
+use super::stops::{at_every_step, count, stopped_at};
 use super::{AS_IT_IS, Plain, RACE, Weaker, fails, holds};
 use crate::answer::Answer;
 use crate::sync::Ordering;
@@ -154,4 +156,99 @@ fn an_answer_without_acquire_shows_an_unfinished_directory() {
         RACE,
         join_then_send(Answers::Real),
     );
+}
+
+/// **Claim: whoever else sends is heard, wherever the joiner has stopped; if the router has its
+/// request, it has joined.**
+fn stopping_joiner(step: usize, stops: Arc<Count>) -> impl Fn() + Send + Sync {
+    move || {
+        let region = Arc::new(Region {
+            hub: Hub::new([true; 2]),
+            answer: Answer::new(),
+            name: Plain::default(),
+        });
+        let joiner = thread::spawn({
+            let (region, stops) = (region.clone(), stops.clone());
+            move || {
+                let mut asked = false;
+                let ended = stopped_at(step, || {
+                    Sender::new(0, true).send(&region.hub, JOIN);
+                    asked = true;
+                    if region.answer.result(1) == Some(CHANNEL) {
+                        assert_eq!(region.name.get(), CHANNEL);
+                    }
+                });
+                count(&stops, ended);
+                asked
+            }
+        });
+        Sender::new(1, true).send(&region.hub, MESSAGE);
+        let mut router = Router::new(Collect::Real, [true; 2]);
+        let mut joins = Joins {
+            answers: Answers::Real,
+            bit: false,
+            late: false,
+            looked_at: 0,
+            heard: Vec::new(),
+        };
+        joins.pass(&region, &mut router);
+        let asked = joiner.join().expect("no panic");
+        (0..2).for_each(|_| joins.pass(&region, &mut router));
+        let came = |n| router.delivered.iter().filter(|&&d| d == n).count();
+        assert_eq!(came(MESSAGE), 1, "held up or doubled");
+        assert!(came(JOIN) >= usize::from(asked), "the request is lost");
+        assert_eq!(came(JOIN) == 1, joins.bit, "half joined");
+        assert_eq!(region.answer.result(1).is_some(), joins.bit);
+    }
+}
+
+#[test]
+fn a_joiner_stopped_at_any_step_holds_nobody_up() {
+    at_every_step("a joiner stops", stopping_joiner);
+}
+
+/// **Claim: wherever the router has stopped in a join, a successor that does it again joins the
+/// joiner once, with one answer, and hears what was sent after it.**
+fn stopping_join(step: usize, stops: Arc<Count>) -> impl Fn() + Send + Sync {
+    move || {
+        let region = Arc::new(Region {
+            hub: Hub::new([true; 2]),
+            answer: Answer::new(),
+            name: Plain::default(),
+        });
+        let joiner = thread::spawn({
+            let region = region.clone();
+            move || {
+                let mut sender = Sender::new(0, true);
+                sender.send(&region.hub, JOIN);
+                let answer = region.answer.result(1);
+                sender.send(&region.hub, MESSAGE);
+                answer
+            }
+        });
+        let new = || Joins {
+            answers: Answers::Real,
+            bit: false,
+            late: false,
+            looked_at: 0,
+            heard: Vec::new(),
+        };
+        let ended = stopped_at(step, || {
+            let mut router = Router::new(Collect::Real, [true; 2]);
+            new().pass(&region, &mut router);
+        });
+        count(&stops, ended);
+        let answer = joiner.join().expect("no panic");
+        let (mut router, mut joins) = (Router::new(Collect::Real, [true; 2]), new());
+        (0..2).for_each(|_| joins.pass(&region, &mut router));
+        check(&router.delivered, &[JOIN, MESSAGE], &[(JOIN, MESSAGE)]);
+        assert_eq!(joins.heard, [MESSAGE]);
+        assert!(matches!(answer, None | Some(CHANNEL)));
+        assert_eq!(region.answer.result(1), Some(CHANNEL));
+    }
+}
+
+#[test]
+fn a_router_stopped_at_any_step_of_a_join_leaves_it_to_its_successor() {
+    at_every_step("the router stops in a join", stopping_join);
 }

@@ -21,7 +21,7 @@ const BOUND: usize = 2;
 const MANY: usize = 64;
 
 /// Runs `act`, which ends before its `step`-th access if it gets there; true when it did not.
-fn stopped_at(step: usize, act: impl FnOnce()) -> bool {
+pub fn stopped_at(step: usize, act: impl FnOnce()) -> bool {
     stop_after(step);
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(()) => {
@@ -34,7 +34,7 @@ fn stopped_at(step: usize, act: impl FnOnce()) -> bool {
 }
 
 /// Explores the model that `at` makes for each step, until one in which nobody stops.
-fn at_every_step<M>(name: &str, at: impl Fn(usize, Arc<Count>) -> M)
+pub fn at_every_step<M>(name: &str, at: impl Fn(usize, Arc<Count>) -> M)
 where
     M: Fn() + Send + Sync + 'static,
 {
@@ -54,7 +54,7 @@ where
     panic!("{name}: more than {MANY} steps");
 }
 
-fn count(stops: &Count, came_to_its_end: bool) {
+pub fn count(stops: &Count, came_to_its_end: bool) {
     stops.fetch_add(u64::from(!came_to_its_end), Ordering::Relaxed);
 }
 

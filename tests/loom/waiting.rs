@@ -1,9 +1,11 @@
 //! A core that waits, for room in its lane or for an answer.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64 as Count;
 
 use loom::thread;
 
+use super::stops::{at_every_step, count, stopped_at};
 use super::{AS_IT_IS, Weaker, fails, holds};
 use crate::answer::Answer;
 use crate::lane::LaneWord;
@@ -102,8 +104,10 @@ fn route(shared: &Shared, router: Router) {
     }
 }
 
+/// `Master::wake`; tagged, so that a stop can come before it.
 fn wake(shared: &Shared) {
-    shared.event.fetch_add(1, Ordering::SeqCst);
+    let order = order("mailbox.event", Ordering::SeqCst);
+    shared.event.fetch_add(1, order);
 }
 
 /// **Claim: a core does not sleep on when what it waits for is there and the router rests.**
@@ -213,4 +217,87 @@ fn looking_before_the_waiting_bit_is_set_loses_the_wake_up() {
 fn arming_that_ignores_the_waiting_bit_loses_the_wake_up() {
     let model = waiting_core(Core::Real, Router::ArmsAndForgets);
     fails("arms and forgets", AS_IT_IS, "lost wake-up", model);
+}
+
+/// **Claim: the router does its work and rests, wherever a core that goes to sleep has stopped.**
+fn stopping_core(step: usize, stops: Arc<Count>, router: Router) -> impl Fn() + Send + Sync {
+    move || {
+        let shared = Arc::new(Shared::new());
+        let waiter = thread::spawn({
+            let (shared, stops) = (shared.clone(), stops.clone());
+            move || {
+                let ended = stopped_at(step, || {
+                    let _slept = wait(&shared, Core::Real, router);
+                });
+                count(&stops, ended);
+            }
+        });
+        route(&shared, router);
+        waiter.join().expect("no panic");
+        assert!(ready(&shared, router), "held up by the stopped");
+    }
+}
+
+#[test]
+fn a_core_stopped_at_any_step_of_going_to_sleep_does_not_hold_up_the_router() {
+    at_every_step("a core stops, room", |step, stops| {
+        stopping_core(step, stops, Router::Blocked)
+    });
+    at_every_step("a core stops, answer", |step, stops| {
+        stopping_core(step, stops, Router::Arms)
+    });
+}
+
+/// **Claim: a core that waits does not sleep on when its router has stopped at any step and a
+/// successor, which wakes whoever may have been about to be woken, rests.**
+fn stopping_router(
+    step: usize,
+    stops: Arc<Count>,
+    router: Router,
+    wakes: bool,
+) -> impl Fn() + Send + Sync {
+    move || {
+        let shared = Arc::new(Shared::new());
+        let waiter = thread::spawn({
+            let shared = shared.clone();
+            move || wait(&shared, Core::Real, router)
+        });
+        count(&stops, stopped_at(step, || route(&shared, router)));
+        // `Router::resume`: all events, then the same work once more.
+        if wakes {
+            wake(&shared);
+        }
+        route(&shared, router);
+        let slept_at = waiter.join().expect("no panic");
+        let event = shared.event.load(Ordering::SeqCst);
+        assert_ne!(slept_at, Some(event), "lost wake-up");
+    }
+}
+
+#[test]
+fn a_router_stopped_at_any_step_leaves_no_core_asleep_to_its_successor() {
+    at_every_step("the router stops, room", |step, stops| {
+        stopping_router(step, stops, Router::Blocked, true)
+    });
+    at_every_step("the router stops, answer", |step, stops| {
+        stopping_router(step, stops, Router::Arms, true)
+    });
+}
+
+/// The control: the router has taken the waiting bit and stops before it wakes.
+#[test]
+fn a_successor_that_wakes_nobody_leaves_a_core_asleep() {
+    let found = (0..8).any(|step| {
+        let model = stopping_router(step, Arc::default(), Router::Blocked, false);
+        std::panic::catch_unwind(|| {
+            fails(
+                "a successor that wakes nobody",
+                AS_IT_IS,
+                "lost wake-up",
+                model,
+            );
+        })
+        .is_ok()
+    });
+    assert!(found, "no step at which the wake-up is lost");
 }
