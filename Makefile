@@ -51,7 +51,7 @@ demo: tools-build ## run the prefork chat server (ARGS="--workers N --port P")
 
 # In this order: what fails fastest comes first. One make per phase keeps the
 # order under `make -j` too.
-PHASES := check-format check-lints check-units check-docs check-models check-c check-cluster check-ruby check-uwsgi check-crash check-benches check-costs check-peers check-python check-browser check-fuzz
+PHASES := check-format check-lints check-units check-docs check-models check-sanitizers check-c check-cluster check-ruby check-uwsgi check-crash check-benches check-costs check-peers check-python check-browser check-fuzz
 
 .PHONY: test
 test: ## run everything that CI runs
@@ -198,20 +198,28 @@ soak: tools-build ## churn for a chosen time (SECONDS=600), with progress
 	CORECAST_SOAK=$(or $(SECONDS),600) $(CARGO) test --release -p corecast --test soak -- --nocapture
 
 # The sanitizers need a nightly toolchain. One test at a time: the test harness comes without
-# instrumentation, and its own threads would look like races.
+# instrumentation, and its own threads would look like races. Left out of what `make test` runs: tests
+# of one thread that take most of the time, and that `make sanitize` has.
+SANITIZED := --target $(HOST) -p corecast --no-default-features --lib --test api --test overflow -- --test-threads=1
+ALONE := --skip router::sharing --skip directory::tests::it_behaves --skip subscriptions::tests::the_index
+
+.PHONY: check-sanitizers
+check-sanitizers: ## threaded tests under AddressSanitizer and ThreadSanitizer, if there is a nightly toolchain
+	@$(MAKE) --no-print-directory sanitize SKIPPED='$(ALONE)'
+
 .PHONY: sanitize
-sanitize: tools-build ## threaded tests under AddressSanitizer and ThreadSanitizer
+sanitize: tools-build ## the same with all tests of the library
 ifeq ($(NIGHTLY),nightly)
 	$(call say,'sanitizers: AddressSanitizer')
 	CARGO_TARGET_DIR=$(TARGET)/address RUSTFLAGS='-Zsanitizer=address' ASAN_OPTIONS=detect_leaks=0 \
-	    $(CARGO) +nightly test --target $(HOST) -p corecast --no-default-features --lib --test api --test overflow -- --test-threads=1
+	    $(CARGO) +nightly test $(SANITIZED) $(SKIPPED)
 	$(call say,'sanitizers: ThreadSanitizer')
 	CARGO_TARGET_DIR=$(TARGET)/thread \
 	    RUSTFLAGS='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer' \
 	    TSAN_OPTIONS='halt_on_error=1 suppressions=$(CURDIR)/tests/tsan.supp' \
-	    $(CARGO) +nightly test --target $(HOST) -p corecast --no-default-features --lib --test api --test overflow -- --test-threads=1
+	    $(CARGO) +nightly test $(SANITIZED) $(SKIPPED)
 else
-	$(call say,'sanitizers: skipped. There is no nightly toolchain')
+	$(call say,'sanitizers: skipped. There is no nightly toolchain (rustup toolchain install nightly)')
 endif
 
 # --------------------------------------------------------------------- crash
