@@ -70,6 +70,12 @@ impl Liveness {
         }
     }
 
+    /// True when the owner of `slot` is watched and has ended.
+    pub fn is_over(&self, slot: usize) -> bool {
+        let owner = self.by_slot[slot].and_then(|i| self.processes[i].as_ref());
+        owner.is_some_and(Process::is_over)
+    }
+
     /// Slots of processes that have ended.
     pub fn dead_slots(&self) -> Vec<usize> {
         self.slots_where(|p| p.pidfd.as_ref().is_some_and(has_ended))

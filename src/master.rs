@@ -15,13 +15,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::clock::realtime_nanos;
 use crate::error::MasterError;
+use crate::guests::UNSEEN;
 use crate::hub::Inner;
 use crate::liveness::Liveness;
 use crate::notify;
-use crate::process::Life;
+use crate::process::{Life, start_tick};
 use crate::region::OsError;
 use crate::router::Router;
-use crate::shared::MasterState;
+use crate::shared::{Born, MasterState};
 use crate::sync::{AtomicBool, Ordering};
 
 /// Routes messages and cleans up after dead workers. One process has it at a time; dropping it
@@ -248,11 +249,48 @@ impl Master {
     fn update_owners(&mut self) {
         let mut owners = std::mem::take(&mut self.router().outcome.owners);
         owners.drain(|slot| {
-            let pid = self.router().owner_pid(slot);
-            if !self.liveness.set_owner(slot, pid) {
-                self.router().reap(slot);
-            }
+            self.watch_owner(slot);
         });
+    }
+
+    fn watch_owner(&mut self, slot: usize) {
+        let pid = self.router().owner_pid(slot);
+        if self.liveness.set_owner(slot, pid) {
+            self.note_start(slot);
+        } else {
+            self.router().reap(slot);
+        }
+    }
+
+    /// Writes down when the owner of a slot started, for a successor, which has no pidfd from its
+    /// lifetime.
+    fn note_start(&mut self, slot: usize) {
+        let mailbox = self.hub.view.mailbox(slot);
+        let Some(owner) = self.router().owner(slot) else {
+            return;
+        };
+        // Relaxed, and below: read and written by masters only, and there is one.
+        let is_known = Born::from_bits(mailbox.born.load(Ordering::Relaxed)).tick(owner);
+        if is_known.is_some() || owner.pid() == UNSEEN {
+            return;
+        }
+        let tick = start_tick(owner.pid());
+        // The pid was its own until after the look, or the tick may be a stranger's.
+        if let Some(tick) = tick.filter(|_| !self.liveness.is_over(slot)) {
+            let born = Born::of(owner, tick).bits();
+            mailbox.born.store(born, Ordering::Relaxed);
+        }
+    }
+
+    /// True when the pid of a slot's owner has been given to a later process.
+    fn is_strangers(&mut self, slot: usize) -> bool {
+        let Some(owner) = self.router().owner(slot) else {
+            return false;
+        };
+        // Relaxed: see `note_start`.
+        let born = self.hub.view.mailbox(slot).born.load(Ordering::Relaxed);
+        let born = Born::from_bits(born).tick(owner);
+        born.is_some_and(|born| start_tick(owner.pid()).is_some_and(|tick| tick != born))
     }
 
     /// Arms all lanes and says that it sleeps; false when there is news.
@@ -328,9 +366,10 @@ impl Master {
 
     fn look_at(&mut self, slot: usize) {
         self.router().look_at(slot);
-        let pid = self.router().owner_pid(slot);
-        if !self.liveness.set_owner(slot, pid) {
+        if self.is_strangers(slot) {
             self.router().reap(slot);
+        } else {
+            self.watch_owner(slot);
         }
     }
 }

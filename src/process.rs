@@ -58,13 +58,32 @@ impl Life {
     }
 }
 
-/// When a process started: low bits of the clock tick since boot. None where /proc is not there.
-fn start_tick(pid: u32) -> Option<u64> {
+/// When a process started: low bits of the clock tick since boot, 20 of them. None where /proc is
+/// not there.
+pub(crate) fn start_tick(pid: u32) -> Option<u64> {
+    // The start is field 22, 19 after the state.
+    Some(stat_field(pid, 19)? & PART_MASK)
+}
+
+/// A field of a process's stat line, counted from the state.
+fn stat_field(pid: u32, n: usize) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; the start is field 22, 19 after the state.
-    let fields = stat.rsplit_once(") ")?.1;
-    let start: u64 = fields.split(' ').nth(19)?.parse().ok()?;
-    Some(start & PART_MASK)
+    // The name, in parentheses, may hold anything.
+    stat.rsplit_once(") ")?.1.split(' ').nth(n)?.parse().ok()
+}
+
+/// True when a process is bound to end though it has not yet: it was killed, or is exiting. On a
+/// busy machine that can take long. Without evidence, false.
+pub(crate) fn is_dying(pid: u32) -> bool {
+    const EXITING: u64 = 4; // PF_EXITING; the flags are field 9, 6 after the state
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    let is_killed = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let pending = text.lines().find_map(|line| line.strip_prefix("ShdPnd:"))?;
+        let pending = u64::from_str_radix(pending.trim(), 16).ok()?;
+        Some(pending & KILL != 0)
+    };
+    stat_field(pid, 6).is_some_and(|flags| flags & EXITING != 0) || is_killed().unwrap_or(false)
 }
 
 /// Tells apart the programs that a process runs one after the other (exec): the kernel gives each

@@ -243,6 +243,41 @@ impl SlotWord {
     }
 }
 
+/// When the process of one owner of a slot started.
+///
+/// ```text
+///  63          40 39     20 19      0
+/// +--------------+---------+---------+
+/// | generation   | 0     1 | tick    |     all zero: unknown
+/// +--------------+---------+---------+
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Born(u64);
+
+impl Born {
+    const KNOWN: u64 = 1 << 20;
+
+    /// `tick` is what `process::start_tick` says of the owner.
+    pub fn of(owner: Holder, tick: u64) -> Self {
+        let generation = u64::from(owner.generation());
+        Self(generation << GENERATION_SHIFT | Self::KNOWN | tick & (Self::KNOWN - 1))
+    }
+
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The tick at which `owner` started, if it is that owner's.
+    pub fn tick(self, owner: Holder) -> Option<u64> {
+        let tick = self.0 & (Self::KNOWN - 1);
+        (self == Self::of(owner, tick)).then_some(tick)
+    }
+}
+
 /// Joins and opens of one core that can be unanswered at a time.
 pub(crate) const ANSWERS: usize = 64;
 
@@ -252,7 +287,8 @@ pub(crate) const ANSWERS: usize = 64;
 pub(crate) struct Mailbox {
     /// The lane's head: bytes, monotonic. Everything below has been routed.
     pub head: AtomicU64,
-    _reserved: u64,
+    /// When the slot's owner started, for a successor: pids are used again. See [`Born`].
+    pub born: AtomicU64,
     /// Futex: counts the times this core was woken from a wait.
     pub event: AtomicU32,
     _pad: [u32; 27],

@@ -198,6 +198,71 @@ fn a_stranger_with_the_pid_of_the_dead_does_not_keep_its_slot() {
     assert_eq!((hub.stats().reaped, hub.stats().channels), (20, 0));
 }
 
+/// The owner dies and its pid is given away while there is no master: the next one has no pidfd from
+/// the owner's lifetime, and once took the stranger for it.
+#[test]
+fn a_stranger_with_the_pid_of_the_dead_does_not_keep_its_slot_from_the_next_master() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(LONG);
+    let hub = Hub::builder().workers(1).create().expect("a hub");
+    let joined = &shared_words(1)[0];
+    let first = fork(|| join_and_wait(&hub, 1, joined));
+    let pid = first.pid();
+    // In a child, so that the next one has to make do with what is in the region.
+    let master = fork(|| {
+        let mut master = hub.master().expect("a master");
+        loop {
+            master.poll(None).expect("polled");
+        }
+    });
+    wait_until("it has joined", || joined.load(Ordering::SeqCst) == 1);
+    master.kill();
+    first.kill();
+    std::thread::sleep(Duration::from_millis(30)); // ticks of start are 10 ms apart
+    let Some(stranger) = fork_with_pid(pid, || std::thread::sleep(FOREVER)) else {
+        return;
+    };
+    let mut next = hub.master().expect("the last one is dead");
+    wait_until("the slot is free", || {
+        now(&mut next);
+        hub.stats().cores == 0
+    });
+    let flag = Some(WaitPidFlag::WNOHANG);
+    assert_eq!(waitpid(stranger, flag), Ok(WaitStatus::StillAlive));
+    end(stranger);
+}
+
+/// A killed process that takes long to end (here held at its end by ptrace, on a busy machine by
+/// others) was once taken for alive after 50 ms, and its successor refused.
+#[test]
+fn a_successor_waits_for_a_killed_process_that_takes_its_time_to_end() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(LONG);
+    let hub = Hub::builder().workers(1).create().expect("a hub");
+    let master = hub.start().expect("a master");
+    let joined = &shared_words(1)[0];
+    let dying = common::trace::traced(|| join_and_wait(&hub, 1, joined));
+    let options = libc::PTRACE_O_TRACEEXIT as usize;
+    common::trace::ptrace(libc::PTRACE_SETOPTIONS, dying.pid(), 0, options);
+    common::trace::ptrace(libc::PTRACE_CONT, dying.pid(), 0, 0);
+    wait_until("it has joined", || joined.load(Ordering::SeqCst) == 1);
+    dying.kill_only();
+    let at_its_end = waitpid(dying.pid(), None).expect("waitpid");
+    assert!(
+        matches!(at_its_end, WaitStatus::PtraceEvent(..)),
+        "{at_its_end:?}"
+    );
+    let next = fork(|| join_and_wait(&hub, 2, joined));
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(joined.load(Ordering::SeqCst), 1, "the slot is not free yet");
+    common::trace::ptrace(libc::PTRACE_CONT, dying.pid(), 0, 0);
+    wait_until("its successor has joined", || {
+        joined.load(Ordering::SeqCst) == 2
+    });
+    next.kill();
+    master.stop().expect("stopped");
+}
+
 #[test]
 fn a_successor_with_the_pid_of_the_dead_gets_its_slot() {
     let _alone = alone();

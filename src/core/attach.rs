@@ -13,6 +13,7 @@ use crate::error::{AttachError, SendError};
 use crate::hub::Inner;
 use crate::lane::LaneWriter;
 use crate::liveness::{has_ended, pidfd_open};
+use crate::process::is_dying;
 use crate::queue::QueueReader;
 use crate::record::{HEADER, Header, kind};
 use crate::shared::{Holder, MasterState, VERSION};
@@ -20,8 +21,9 @@ use crate::sync::Ordering;
 use crate::ticket::LastTicket;
 use crate::view::Access;
 
-/// How long a slot whose holder seems alive is waited for (the holder may just be detaching, or
-/// dead with its pid already reused), and how long a dropped core waits for room to detach.
+/// How long a slot whose holder seems alive, and not about to end, is waited for (the holder may just
+/// be detaching, or dead with its pid already reused), and how long a dropped core waits for room to
+/// detach.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Core {
@@ -246,7 +248,7 @@ fn wait_for_free(
         core: me.core,
         pid: seen.pid(),
     };
-    if start.elapsed() >= PATIENCE && is_alive(seen.pid()) {
+    if start.elapsed() >= PATIENCE && is_alive(seen.pid()) && !is_dying(seen.pid()) {
         return Err(busy);
     }
     if start.elapsed() >= hub.view.config.answer_timeout {

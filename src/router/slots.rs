@@ -7,7 +7,7 @@
 //! 3. lane, queue and mailbox are reset, the ledger says that the slot is free, then its word.
 
 use super::{Lane, Router, SlotSet, Standing};
-use crate::shared::ANSWERS;
+use crate::shared::{ANSWERS, Holder};
 
 impl Lane {
     /// Its owner is gone and has left a tail that cannot be believed: the next owner must not
@@ -58,8 +58,13 @@ impl Router {
 
     /// The process that holds the slot, if any.
     pub fn owner_pid(&self, slot: usize) -> Option<u32> {
+        self.owner(slot).map(Holder::pid)
+    }
+
+    /// What the slot word was when its owner was noticed, if it has one.
+    pub fn owner(&self, slot: usize) -> Option<Holder> {
         let lane = &self.lanes[slot];
-        (lane.standing != Standing::Free).then(|| lane.holder.pid())
+        (lane.standing != Standing::Free).then_some(lane.holder)
     }
 
     /// The owner of the slot is dead.
