@@ -49,7 +49,8 @@ pub struct Figures {
     pub kills: u64,
     /// Processes really stopped, and let go on.
     pub stops: u64,
-    /// Processes that were not where they were wanted, and not counted above.
+    /// Processes that did not come to the instruction wanted, and were killed elsewhere: not
+    /// counted above, but recovered from too.
     pub strayed: u64,
     /// Operations that had to skip to the start of the lane.
     pub wraps: u64,
@@ -88,13 +89,14 @@ impl fmt::Display for Figures {
         } = self.faults;
         write!(
             f,
-            "scenarios {}, points {}, recoveries {}, kills {}, stops {}, wraps {}, messages of \
+            "scenarios {}, points {}, recoveries {}, kills {}, strayed {}, stops {}, wraps {}, messages of \
              others {}: stalls {stalls}, torn {torn}, lost {lost}, duplicates {duplicates}, order \
              violations {disorder}, leaks {leaks}",
             self.scenarios,
             self.points,
             self.recoveries,
             self.kills,
+            self.strayed,
             self.stops,
             self.wraps,
             self.others,

@@ -11,12 +11,14 @@ use crate::stage::Stage;
 use crate::sweep::{Recoveries, kill, snapshots, stop};
 use crate::victim::{Call, Fill, Scenario};
 
-const CALLS: [Call; 17] = [
+const CALLS: [Call; 19] = [
     Call::Send,
     Call::SendUnheard,
     Call::SendElsewhere,
     Call::SendTo,
     Call::SendMany,
+    Call::Loan,
+    Call::LoanDropped,
     Call::Recv,
     Call::RecvAll,
     Call::Join,

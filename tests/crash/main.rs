@@ -149,6 +149,7 @@ calls! {
     held_at_each_instruction_of_send_to_another_channel: SendElsewhere,
     held_at_each_instruction_of_send_to_an_unknown_channel: SendUnheard,
     held_at_each_instruction_of_send_many: SendMany,
+    held_at_each_instruction_of_a_loan: Loan LoanDropped,
     held_at_each_instruction_of_recv: Recv RecvAll,
     held_at_each_instruction_of_join: Join JoinRoom,
     held_at_each_instruction_of_join_of_one_channel_too_many: JoinTooMany,

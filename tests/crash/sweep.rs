@@ -174,10 +174,12 @@ pub fn kill(
     figures: &mut Figures,
 ) {
     match victim_at(stage, scenario, path, steps) {
-        Some(tracee) => tracee.kill(),
+        Some(tracee) => {
+            tracee.kill();
+            figures.kills += 1;
+        }
         None => figures.strayed += 1,
     }
-    figures.kills += 1;
     let faults = stage.recover(Death::Real, scenario.call);
     figures.found(faults, || format!("{scenario:?} killed at {steps}"));
     stage.put_back();

@@ -23,6 +23,10 @@ pub enum Call {
     SendTo,
     /// Three messages at once.
     SendMany,
+    /// A loan that is filled and sent.
+    Loan,
+    /// A loan that is filled and dropped.
+    LoanDropped,
     Recv,
     /// Until nothing is left.
     RecvAll,
@@ -47,7 +51,7 @@ impl Call {
     /// Messages to the room that it sends.
     pub fn messages(self) -> u64 {
         match self {
-            Self::Send | Self::SendTo | Self::SendElsewhere => 1,
+            Self::Send | Self::SendTo | Self::SendElsewhere | Self::Loan => 1,
             Self::SendMany => 3,
             #[cfg(debug_assertions)]
             Self::SendCommittedFirst => 1,
@@ -342,6 +346,21 @@ impl Victim<'_> {
                 return core.send_to(channel, &bodies[0]).is_ok().into();
             }
             Call::SendMany => return core.send_many(ROOM, bodies).map_or(0, |n| n as u64),
+            Call::Loan => {
+                let Ok(mut loan) = core.loan(ROOM, bodies[0].len()) else {
+                    return 0;
+                };
+                loan.copy_from_slice(&bodies[0]);
+                loan.send();
+                return 1;
+            }
+            Call::LoanDropped => {
+                let loan = core.loan(ROOM, bodies[0].len());
+                loan.is_ok_and(|mut loan| {
+                    loan.copy_from_slice(&bodies[0]);
+                    true
+                })
+            }
             Call::SendUnheard => core.send("nobody", &bodies[0]).is_ok(),
             Call::Recv => self.inbox.receive(core),
             Call::RecvAll => {
