@@ -388,6 +388,18 @@ impl Hub {
         Ok(())
     }
 
+    /// For tests that stop a master somewhere and look at what would follow if it had died there:
+    /// from now on there is none, whatever its process does.
+    #[doc(hidden)]
+    pub fn presume_master_dead(&self) {
+        let header = &self.inner.view.header;
+        // True unless another master has come meanwhile: then that one lives.
+        let seen = MasterState::load(&header.master);
+        let _gone = MasterState::Gone.change(&header.master, seen);
+        // The thread that gives it is another's, so this is what the kernel does at its end.
+        header.pulse.end();
+    }
+
     /// A copy of the live counters.
     pub fn stats(&self) -> Stats {
         Stats::load(&self.inner.view.header.counters)

@@ -5,8 +5,10 @@ use corecast::Overflow;
 use crate::body::LEAST;
 use crate::common::{LONG, Watchdog, alone};
 use crate::figures::{Faults, Figures};
+use crate::realm::Reign;
 use crate::stage::Stage;
 use crate::sweep::{Recoveries, snapshots};
+use crate::throne;
 use crate::victim::{Call, Fill, Scenario};
 use crate::world::Late;
 
@@ -57,4 +59,21 @@ fn a_send_that_commits_before_it_copies_is_found() {
 fn reaping_a_slot_whoever_holds_it_is_found() {
     let found = faults(SCENARIO, Late::Unchecked);
     assert!(found.any() && found.torn == 0, "{found:?}");
+}
+
+/// A router that carries out what it has not committed: its successor routes it again.
+#[test]
+fn a_master_that_does_not_commit_is_found() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(4 * LONG);
+    let reign = Reign {
+        messages: 2,
+        ..throne::FAN_OUT
+    };
+    for skips_commit in [false, true] {
+        let mut figures = Figures::default();
+        throne::die_sabotaged(reign, skips_commit, &mut figures);
+        println!("skips_commit {skips_commit}: {figures}");
+        assert_eq!(figures.faults.any(), skips_commit, "{figures}");
+    }
 }

@@ -30,16 +30,19 @@ mod controls;
 mod figures;
 mod image;
 mod long;
+mod realm;
 mod scenarios;
 mod stage;
 mod step;
 mod sweep;
+mod throne;
 mod victim;
 mod world;
 
 use common::{LONG, Watchdog, alone};
 use corecast::Overflow;
 use figures::Figures;
+use realm::{Reign, Work};
 use stage::Stage;
 use sweep::{Recoveries, interleaved, kill, snapshots, stop};
 use victim::{Call, Scenario};
@@ -158,6 +161,64 @@ calls! {
     held_at_each_instruction_of_leave_all: LeaveAll,
     held_at_each_instruction_of_attach: Attach,
     held_at_each_instruction_of_detach: Detach Drop,
+}
+
+/// Takes masters through reigns.
+fn masters_die_in(reigns: impl IntoIterator<Item = Reign>) {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(8 * LONG);
+    common::stay_on_one_cpu();
+    let mut figures = Figures::default();
+    for reign in reigns {
+        throne::die_at_each_instruction(reign, 1, MASTER_STEPS, &mut figures);
+    }
+    figures.check();
+}
+
+/// Instructions executed on the way to real kills, in each reign.
+const MASTER_STEPS: usize = 300_000;
+
+#[test]
+fn masters_held_at_each_instruction_of_a_fan_out() {
+    let full = [Overflow::DropNewest, Overflow::DropOldest, Overflow::Block];
+    masters_die_in([true, false].map(|awaits| Reign {
+        awaits,
+        ..throne::FAN_OUT
+    }));
+    masters_die_in(full.map(|overflow| Reign {
+        unread: 20,
+        messages: 5,
+        overflow,
+        ..throne::FAN_OUT
+    }));
+}
+
+#[test]
+fn masters_held_at_each_instruction_of_joins_and_leaves() {
+    masters_die_in([Work::Join, Work::Leave].map(|work| Reign {
+        work,
+        messages: 3,
+        ..throne::FAN_OUT
+    }));
+}
+
+#[test]
+fn masters_held_at_each_instruction_of_a_reaping() {
+    masters_die_in([true, false].map(|awaits| Reign {
+        work: Work::Reap,
+        messages: 3,
+        awaits,
+        ..throne::FAN_OUT
+    }));
+}
+
+#[test]
+fn masters_held_at_each_instruction_of_an_adoption() {
+    masters_die_in([3, 9, 14].map(|part| Reign {
+        after: Some(part),
+        messages: 6,
+        ..throne::FAN_OUT
+    }));
 }
 
 #[test]

@@ -65,6 +65,14 @@ impl Tracee {
         (code == SYSCALL).then(|| self.peek(rax) as i64)
     }
 
+    /// True if its next instruction certainly stores nothing but on the stack: it is not among
+    /// those that are known for that, or is known to have no result in memory.
+    pub fn only_reads(&self) -> bool {
+        // SAFETY: as in `system_call`; what lies behind the instruction is not looked at.
+        let code = unsafe { std::ptr::read_unaligned(self.at() as *const [u8; 6]) };
+        only_reads(&code)
+    }
+
     /// Runs until it is about to execute the instruction at `at` for the `nth` time from now on;
     /// false when it paused or ended before. `over` tells whether it has.
     pub fn run_to(&self, at: usize, nth: usize, over: impl Fn() -> bool) -> bool {
@@ -134,6 +142,42 @@ impl Tracee {
 
     fn poke(&self, offset: usize, value: usize) {
         trace::ptrace(libc::PTRACE_POKEUSER, self.0.pid(), offset, value);
+    }
+}
+
+/// Whether an instruction is one of the common ones of 64-bit code that store nowhere, or only
+/// where they push. False when in doubt.
+fn only_reads(code: &[u8; 6]) -> bool {
+    let mut rest = &code[..];
+    // Operand size and REX; prefixes that make strings or locks leave us in doubt.
+    while let [0x66 | 0x40..=0x4f, tail @ ..] = rest {
+        rest = tail;
+    }
+    let is_register = |modrm: u8| modrm >> 6 == 3;
+    match *rest {
+        // Jumps, pushes and pops of registers, returns, calls, constants into registers.
+        [
+            0x70..=0x7f | 0xeb | 0xe8 | 0xe9 | 0x50..=0x5f | 0xc3 | 0xb8..=0xbf | 0x90,
+            ..,
+        ] => true,
+        [
+            0x0f,
+            0x80..=0x8f | 0x40..=0x4f | 0xb6 | 0xb7 | 0xbe | 0xbf | 0x1f | 0xaf,
+            ..,
+        ] => true,
+        [0x0f, _, ..] => false,
+        // Comparisons, loads, and arithmetic whose result is a register.
+        [
+            0x38..=0x3d | 0x84 | 0x85 | 0xa8 | 0xa9 | 0x8a | 0x8b | 0x8d | 0x63,
+            ..,
+        ] => true,
+        [op @ 0x00..=0x33, ..] if op & 7 == 2 || op & 7 == 3 => true,
+        // The same instructions with the result first: into a register.
+        [op @ 0x00..=0x31, modrm, ..] if op & 7 < 2 => is_register(modrm),
+        [0x80 | 0x81 | 0x83, modrm, ..] => is_register(modrm) || modrm >> 3 & 7 == 7,
+        [0xf6 | 0xf7, modrm, ..] => is_register(modrm) || modrm >> 3 & 7 < 2,
+        [0x88 | 0x89 | 0xc0 | 0xc1 | 0xd0..=0xd3, modrm, ..] => is_register(modrm),
+        _ => false,
     }
 }
 

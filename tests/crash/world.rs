@@ -397,14 +397,14 @@ pub fn settle(master: &mut Master) {
 }
 
 /// Whether the eventfd has been written since the last look.
-fn read_eventfd(fd: RawFd) -> bool {
+pub fn read_eventfd(fd: RawFd) -> bool {
     let mut count = 0u64;
     // SAFETY: eight bytes into a live local; the descriptor is non-blocking.
     unsafe { libc::read(fd, (&raw mut count).cast(), 8) == 8 && count > 0 }
 }
 
 /// What the next descriptor opened would be: one that leaks shows here.
-fn lowest_free_fd() -> RawFd {
+pub fn lowest_free_fd() -> RawFd {
     // SAFETY: a duplicate of stderr, closed at once; no memory involved.
     unsafe {
         let fd = libc::fcntl(2, libc::F_DUPFD_CLOEXEC, 0);
