@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from servers import Server, eventually, free_port
+from servers import Server, eventually
+from uwsgi import serving as running
 from window import elsewhere
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,24 +28,9 @@ def chat(folder: Path) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path):
-    plugin = os.environ.get("CORECAST_UWSGI_PLUGIN")
-    assert plugin, "CORECAST_UWSGI_PLUGIN is the plugin to load: make check-browser sets it"
     chat(tmp_path)
-    port = free_port()
-    # The plugin where it was built, and a free port; all else is the README's.
-    ini = (tmp_path / "chat.ini").read_text()
-    ini = ini.replace("python3,corecast", f"python3,{plugin}").replace(":8080", f":{port}")
-    (tmp_path / "chat.ini").write_text(ini)
-    server = Server(["/usr/bin/uwsgi", "chat.ini"], tmp_path, port)
-    try:
-        eventually(lambda: server.get("/"), "the page")
+    with running((tmp_path / "chat.ini").read_text(), tmp_path, "/") as server:
         yield server
-    except BaseException:
-        print(server.log.read_text(errors="replace")[-8000:])
-        raise
-    finally:
-        server.signal(signal.SIGINT)  # SIGTERM means reload to uWSGI
-        server.stop()
 
 
 def connections(pid: int, port: int) -> set[str]:
