@@ -221,3 +221,78 @@ async def test_a_layer_without_a_hub_makes_its_own() -> None:
     channel = await layer.new_channel()
     await layer.send(channel, {"type": "x"})
     assert await layer.receive(channel) == {"type": "x"}
+
+
+async def test_what_nobody_asks_for_fills_the_process_for_all_its_channels(
+    hub: corecast.Hub,
+) -> None:
+    layer = ChannelLayer(hub=hub, capacity=3)
+    first, second = await layer.new_channel(), await layer.new_channel()
+    other = await layer.new_channel("other")
+    for _ in range(3):
+        await layer.send(first, {"type": "x"})
+    for channel in (first, second):
+        with pytest.raises(ChannelFull):
+            await layer.send(channel, {"type": "x"})
+    await layer.send(other, {"type": "x"})  # another part up to the `!`
+    await layer.receive(first)
+    await layer.send(second, {"type": "x"})
+    assert await layer.receive(second) == {"type": "x"}
+
+
+async def test_a_slow_reader_takes_no_room_of_one_that_waits(hub: corecast.Hub) -> None:
+    layer = ChannelLayer(hub=hub, capacity=3)
+    slow, quick = await layer.new_channel(), await layer.new_channel()
+    waits = asyncio.create_task(layer.receive(quick))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        await layer.send(slow, {"type": "x"})
+    with pytest.raises(ChannelFull):
+        await layer.send(slow, {"type": "x"})
+    await layer.send(quick, {"type": "quick"})
+    assert await asyncio.wait_for(waits, 40) == {"type": "quick"}
+
+
+async def test_a_group_message_counts_once_for_the_channels_of_a_process(
+    hub: corecast.Hub,
+) -> None:
+    layer = ChannelLayer(hub=hub, capacity=3)
+    channels = [await layer.new_channel() for _ in range(10)]
+    for channel in channels:
+        await layer.group_add("room", channel)
+    for n in range(4):
+        await layer.group_send("room", {"type": "x", "n": n})
+
+    async def dropped() -> bool:
+        layer._station().pump()
+        return layer.statistics().get("dropped", 0) == len(channels)
+
+    await soon(dropped)
+    for channel in channels:
+        assert [(await layer.receive(channel))["n"] for _ in range(3)] == [0, 1, 2]
+
+
+async def test_a_full_process_is_full_to_senders_of_another(
+    hub: corecast.Hub, layer: ChannelLayer, fork: Fork
+) -> None:
+    first, second = await layer.new_channel(), await layer.new_channel()
+    other = await layer.new_channel("other")  # it does not share their part
+
+    async def until_full(theirs: ChannelLayer) -> None:
+        for _ in range(100):
+            await theirs.send(first, {"type": "x"})
+        with pytest.raises(ChannelFull):
+            while True:
+                await theirs.send(second, {"type": "x"})
+                await asyncio.sleep(0.001)
+        await theirs.send(other, {"type": "full"})
+
+    fork(child(hub, until_full))
+
+    async def dropped() -> bool:
+        layer._station().pump()
+        return layer.statistics().get("dropped", 0) > 0
+
+    await soon(dropped)
+    assert await asyncio.wait_for(layer.receive(other), 40) == {"type": "full"}
+    assert layer._station().mail.names() == [first]  # of the second, none found room

@@ -26,8 +26,9 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     (:func:`corecast.current_hub`), or, where there is none (runserver, tests), one of its own,
     which only this process sees.
 
-    Capacity counts per channel, also for process-local ones, so a slow consumer takes no other's
-    room. A message that finds its channel full is dropped, counted (:meth:`statistics`) and
+    Capacity counts on the part of a process-local name up to ``!``, which the process's channels
+    share, until one of its readers asks; and on each channel, so a slow consumer takes no other's
+    room. A group message counts once for each process. A message that finds its channel full is dropped, counted (:meth:`statistics`) and
     logged. Membership in a group ends with the process that owns the channel.
     """
 

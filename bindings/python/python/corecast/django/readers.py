@@ -58,6 +58,10 @@ class Readers:
     def is_waited_for(self, channel: str) -> bool:
         return channel in self.waiters
 
+    def is_any_waited_for(self, part: str) -> bool:
+        """Whether somebody waits for a channel whose name begins like this."""
+        return any(channel.startswith(part) for channel in self.waiters)
+
     def wake(self, channel: str) -> None:
         """Wakes the first who waits for it."""
         for waiter in self.waiters.get(channel, ()):

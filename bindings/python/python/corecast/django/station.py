@@ -33,7 +33,7 @@ from .. import errors
 from ..core import Core
 from ..hub import Hub
 from ..process import attach, current_hub
-from .mailboxes import Mailboxes
+from .mailboxes import Mailboxes, shared_part
 from .readers import Readers
 
 log = logging.getLogger("corecast.django")
@@ -92,8 +92,8 @@ class Station:
         self.me: Member = (core.worker, core.core)
         self.lock = threading.RLock()
         self.counters: Counter[str] = Counter()
-        self.mail = Mailboxes(self.counters)
         self.readers = Readers(core.fileno(), self.pump)
+        self.mail = Mailboxes(self.counters, self.readers.is_any_waited_for)
         self.locals: set[str] = set()
         self.groups: dict[str, dict[str, tuple[float, int]]] = {}
         self.wants: dict[str, deque[Member]] = defaultdict(deque)
@@ -177,13 +177,17 @@ class Station:
             if home == self.me:
                 if not self.mail.reserve(channel, capacity, now):
                     return False
-            elif self.full.get(channel, 0) > now:
+            elif self.full and self._is_full(channel, now):
                 return False
         fields = (_SEND, channel, packed, now + expiry, capacity, self.me)
         sent = await self._when_there_is_room(self._inbox(home), msgpack.packb(fields))
         if not sent and home == self.me:
             self.mail.unreserve(channel)
         return sent
+
+    def _is_full(self, channel: str, now: float) -> bool:
+        names = (channel, shared_part(channel))
+        return any(self.full.get(name, 0) > now for name in names)
 
     async def group_send(self, group: str, packed: bytes, expiry: float) -> None:
         """Publishes once; each process spreads it to its members of the group."""
@@ -220,6 +224,7 @@ class Station:
 
     def _next(self, channel: str) -> Optional[bytes]:
         """What has come for a channel."""
+        self.mail.asked(channel)
         packed = self.mail.take(channel, time.time())
         if packed is None:
             self.pump()
@@ -267,9 +272,17 @@ class Station:
             return
         (deadline,), packed = _DEADLINE.unpack_from(body), body[_DEADLINE.size :]
         now, full = time.time(), 0
+        admitted: dict[str, bool] = {"": True}
         for channel, (expires, capacity) in list(members.items()):
             if expires <= now:
                 self._leave(group, channel)
+                continue
+            part = shared_part(channel)
+            if part not in admitted:
+                admitted[part] = self.mail.admit(channel, capacity)
+            if not admitted[part]:
+                self.counters["dropped"] += 1
+                full += 1
             elif not self._put(channel, packed, deadline, capacity, now):
                 full += 1
         if full:
@@ -306,9 +319,15 @@ class Station:
         home = self.home(channel)
         if home != self.me:  # it has moved meanwhile
             self._send_on(home, channel, packed, deadline, capacity)
+        elif not self.mail.admit(channel, capacity):
+            self.counters["dropped"] += 1
+            self._say_full(shared_part(channel))
         elif not self._put(channel, packed, deadline, capacity, time.time()) and not from_me:
-            log.info("channel %s over capacity", channel)
-            self._publish(self._all, _FULL, channel)
+            self._say_full(channel)
+
+    def _say_full(self, name: str) -> None:
+        log.info("channel %s over capacity", name)
+        self._publish(self._all, _FULL, name)
 
     def _on_handed(self, channel: str, packed: bytes, deadline: float, capacity: int) -> None:
         self.asked.pop(channel, None)
