@@ -21,9 +21,11 @@ use crate::sync::Ordering;
 use crate::ticket::LastTicket;
 use crate::view::Access;
 
-/// How long a slot whose holder seems alive, and not about to end, is waited for (the holder may just
-/// be detaching, or dead with its pid already reused), and how long a dropped core waits for room to
-/// detach.
+/// How long a slot whose holder seems alive, and not about to end, is waited for: the holder may just
+/// have detached, and a busy machine may take its time to run the master, which frees the slot; or it
+/// is dead with its pid already reused.
+const HELD: Duration = Duration::from_millis(500);
+/// How long a dropped core waits for room to detach.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Core {
@@ -248,7 +250,7 @@ fn wait_for_free(
         core: me.core,
         pid: seen.pid(),
     };
-    if start.elapsed() >= PATIENCE && is_alive(seen.pid()) && !is_dying(seen.pid()) {
+    if start.elapsed() >= HELD && is_alive(seen.pid()) && !is_dying(seen.pid()) {
         return Err(busy);
     }
     if start.elapsed() >= hub.view.config.answer_timeout {
