@@ -144,6 +144,9 @@ fn fork_with_pid(pid: Pid, body: impl FnOnce()) -> Option<Pid> {
     };
     match child {
         0 => {
+            // Not to outlive a test that fails.
+            // SAFETY: a system call without memory.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             body();
             // SAFETY: ends the child without the parent's destructors.
             unsafe { libc::_exit(0) }
