@@ -227,12 +227,15 @@ endif
 POINTS ?= 10000000
 KILLS ?= 1000000
 STOPS ?= 10000
+MASTERS ?= 2000000
+WORKERS ?= $(shell nproc)
 SEED ?= $(shell date +%s)
 
 .PHONY: crash
-crash: tools-build ## the long run (POINTS=, KILLS=, STOPS=, SEED=)
+crash: tools-build ## the long run (POINTS=, KILLS=, STOPS=, MASTERS=, WORKERS=, SEED=)
 	CORECAST_CRASH_POINTS=$(POINTS) CORECAST_CRASH_KILLS=$(KILLS) \
-	CORECAST_CRASH_STOPS=$(STOPS) CORECAST_CRASH_SEED=$(SEED) \
+	CORECAST_CRASH_STOPS=$(STOPS) CORECAST_CRASH_MASTERS=$(MASTERS) \
+	CORECAST_CRASH_WORKERS=$(WORKERS) CORECAST_CRASH_SEED=$(SEED) \
 	    $(CARGO) test --release -p corecast --test crash -- --nocapture --exact a_long_run_of_random_situations
 
 # ------------------------------------------------------------ bench, header

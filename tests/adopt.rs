@@ -3,8 +3,7 @@
 //!
 //! Each test has a master process step through one piece of work, kills it after so many
 //! instructions, adopts the hub here, and compares what all cores receive with what was sent.
-//! Evenly spread points by default; every instruction with `CORECAST_LONG=1` (better with
-//! `--release`: a debug build has ten times the instructions).
+//! A few evenly spread points here; `tests/crash` goes through every instruction.
 
 // The tests' own bookkeeping across processes; not subject to the models.
 #![allow(clippy::disallowed_types)]
@@ -146,11 +145,7 @@ fn drain(core: &Core) {
 fn points(sample: usize, length: usize) -> usize {
     // Stepping through a debug build takes seconds.
     let sample = if cfg!(debug_assertions) { 4 } else { sample };
-    if std::env::var_os("CORECAST_LONG").is_some() {
-        length
-    } else {
-        sample.min(length)
-    }
+    sample.min(length)
 }
 
 /// Has a process become the master and do `work`, and kills it after `point` instructions of that

@@ -171,6 +171,22 @@ pub fn stay_on_one_cpu() {
     }
 }
 
+/// The same on the `n`th of the CPUs that it may use, counted round.
+pub fn stay_on_nth_cpu(n: usize) {
+    // SAFETY: a CPU set is plain data; the calls fill or read a live local of its size.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set);
+        let count = libc::CPU_COUNT(&set).max(1) as usize;
+        let cpus = 0..8 * size_of::<libc::cpu_set_t>();
+        if let Some(cpu) = cpus.filter(|&c| libc::CPU_ISSET(c, &set)).nth(n % count) {
+            let mut one: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(cpu, &mut one);
+            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one);
+        }
+    }
+}
+
 /// Zeroed words that parent and children share; never unmapped. Costs memory only where touched.
 pub fn shared_words(count: usize) -> &'static [AtomicU64] {
     let prot = libc::PROT_READ | libc::PROT_WRITE;

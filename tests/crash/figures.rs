@@ -62,6 +62,53 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Numbers in it.
+    pub const WORDS: usize = 14;
+
+    /// All of its numbers.
+    pub fn words(&self) -> [u64; Self::WORDS] {
+        let faults = self.faults;
+        [
+            self.scenarios,
+            self.points,
+            self.recoveries,
+            self.kills,
+            self.stops,
+            self.strayed,
+            self.wraps,
+            self.others,
+            faults.stalls,
+            faults.torn,
+            faults.lost,
+            faults.duplicates,
+            faults.disorder,
+            faults.leaks,
+        ]
+    }
+
+    /// The inverse of [`Self::words`].
+    pub fn of_words(words: &[u64]) -> Self {
+        Self {
+            scenarios: words[0],
+            points: words[1],
+            recoveries: words[2],
+            kills: words[3],
+            stops: words[4],
+            strayed: words[5],
+            wraps: words[6],
+            others: words[7],
+            faults: Faults {
+                stalls: words[8],
+                torn: words[9],
+                lost: words[10],
+                duplicates: words[11],
+                disorder: words[12],
+                leaks: words[13],
+            },
+            first: None,
+        }
+    }
+
     /// Adds what was found at some place.
     pub fn found(&mut self, faults: Faults, place: impl FnOnce() -> String) {
         if faults.any() && self.first.is_none() {

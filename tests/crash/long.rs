@@ -1,14 +1,17 @@
 //! Random situations without end, or until so many points and kills have been reached.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use corecast::Overflow;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::common::Rng;
+use crate::common::{self, Child, Rng, fork, shared_words};
 use crate::figures::Figures;
+use crate::realm::{Reign, Work};
 use crate::stage::Stage;
 use crate::sweep::{Recoveries, kill, snapshots, stop};
+use crate::throne::{self, PARTS};
 use crate::victim::{Call, Fill, Scenario};
 
 const CALLS: [Call; 19] = [
@@ -38,44 +41,176 @@ const MEANWHILE: u64 = 10_000;
 /// How often a line is printed where there is no terminal for a bar.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// Runs to the numbers that the environment asks for.
-pub fn run() -> Figures {
-    let short = if cfg!(debug_assertions) { 10 } else { 1 };
-    let (points, kills) = (
-        wanted("POINTS", 50_000 / short),
-        wanted("KILLS", 500 / short),
-    );
-    let stops = wanted("STOPS", 50 / short);
-    let seed = wanted("SEED", 1);
-    let (mut rng, mut figures) = (Rng::new(seed), Figures::default());
-    let progress = Progress::new(points, kills);
-    while figures.recoveries < points || figures.kills < kills || figures.stops < stops {
-        let scenario = random(&mut rng);
-        figures.scenarios += 1;
-        let which = if figures.recoveries < points {
-            Recoveries::All
-        } else {
-            Recoveries::WhereChanged
-        };
-        let path = snapshots(&mut Stage::new(scenario), scenario, which, &mut figures);
-        let mut stage = Stage::new(scenario);
-        // Evenly, so that both numbers are reached at about the same time.
-        let share = figures.recoveries.min(points) * kills / points.max(1);
-        let mut left = (share.max(1) + 1).saturating_sub(figures.kills).min(kills);
-        if figures.recoveries >= points {
-            left = kills.saturating_sub(figures.kills).min(path.len() as u64);
+/// In one situation out of so many every point gets a recovery; in the others those do where
+/// shared memory has changed.
+const ALL_EVERY: u64 = 4;
+
+/// What is to be reached.
+#[derive(Clone, Copy, Debug)]
+struct Goal {
+    points: u64,
+    kills: u64,
+    stops: u64,
+    master_points: u64,
+}
+
+impl Goal {
+    fn of_environment() -> Self {
+        let short = if cfg!(debug_assertions) { 10 } else { 1 };
+        Self {
+            points: wanted("POINTS", 100_000 / short),
+            kills: wanted("KILLS", 500 / short),
+            stops: wanted("STOPS", 50 / short),
+            master_points: wanted("MASTERS", 20_000 / short),
         }
-        for _ in 0..left {
-            let steps = rng.below(path.len() as u64 + 1) as usize;
-            kill(&mut stage, scenario, &path, steps, &mut figures);
-        }
-        if figures.stops < stops && scenario.overflow != Overflow::Block {
-            let steps = rng.below(path.len() as u64 + 1) as usize;
-            stop(&mut stage, scenario, &path, steps, MEANWHILE, &mut figures);
-        }
-        progress.show(&figures);
     }
-    figures
+
+    fn share(self, workers: u64) -> Self {
+        Self {
+            points: self.points.div_ceil(workers),
+            kills: self.kills.div_ceil(workers),
+            stops: self.stops.div_ceil(workers),
+            master_points: self.master_points.div_ceil(workers),
+        }
+    }
+}
+
+/// Runs to the numbers that the environment asks for, in as many processes.
+pub fn run() -> Figures {
+    let goal = Goal::of_environment();
+    let (seed, workers) = (wanted("SEED", 1), wanted("WORKERS", 1).max(1));
+    println!("{goal:?}, seed {seed}, workers {workers}");
+    let start = Instant::now();
+    let tallies: Vec<Tally> = (0..workers).map(|_| Tally::new()).collect();
+    let mut children: Vec<Child> = (0..workers)
+        .map(|n| {
+            let tally = tallies[n as usize];
+            fork(|| {
+                common::stay_on_nth_cpu(n as usize);
+                work(goal.share(workers), seed.wrapping_add(n), tally);
+            })
+        })
+        .collect();
+    let progress = Progress::new(goal);
+    loop {
+        let over = children.iter_mut().all(Child::has_ended);
+        let (workers, masters) = Tally::sum(&tallies);
+        progress.show(&workers, &masters);
+        if over {
+            progress.bar.finish_and_clear();
+            println!("masters: {masters}\nin {:?}; workers:", start.elapsed());
+            let mut all = workers;
+            all.faults += masters.faults;
+            let faulty = all.faults.any();
+            all.first = faulty.then(|| "see above".into());
+            return all;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// One process of those that run.
+fn work(goal: Goal, seed: u64, tally: Tally) {
+    let (mut rng, mut figures) = (Rng::new(seed), Figures::default());
+    let mut masters = Figures::default();
+    let mut said = false;
+    while figures.points < goal.points
+        || figures.kills < goal.kills
+        || figures.stops < goal.stops
+        || masters.points < goal.master_points
+    {
+        if figures.points < goal.points || figures.kills < goal.kills || figures.stops < goal.stops
+        {
+            a_worker(goal, &mut rng, &mut figures);
+        }
+        // Evenly, so that all numbers are reached at about the same time.
+        let due = goal.master_points * figures.points.min(goal.points) / goal.points.max(1);
+        if masters.points < due {
+            throne::die_at_each_instruction(reign(&mut rng), 1, 100_000, &mut masters);
+        }
+        tally.tell(&figures, &masters);
+        for first in [&figures.first, &masters.first] {
+            if let (false, Some(first)) = (said, first) {
+                said = true;
+                common::say(&format!("seed {seed}: {first}\n"));
+            }
+        }
+    }
+}
+
+fn a_worker(goal: Goal, rng: &mut Rng, figures: &mut Figures) {
+    let scenario = random(rng);
+    figures.scenarios += 1;
+    let which = if figures.points < goal.points && rng.one_in(ALL_EVERY) {
+        Recoveries::All
+    } else {
+        Recoveries::WhereChanged
+    };
+    let path = snapshots(&mut Stage::new(scenario), scenario, which, figures);
+    let mut stage = Stage::new(scenario);
+    let share = figures.points.min(goal.points) * goal.kills / goal.points.max(1);
+    let mut left = (share.max(1) + 1)
+        .saturating_sub(figures.kills)
+        .min(goal.kills);
+    if figures.points >= goal.points {
+        left = goal
+            .kills
+            .saturating_sub(figures.kills)
+            .min(path.len() as u64);
+    }
+    for _ in 0..left {
+        let steps = rng.below(path.len() as u64 + 1) as usize;
+        kill(&mut stage, scenario, &path, steps, figures);
+    }
+    let share = figures.points.min(goal.points) * goal.stops / goal.points.max(1);
+    let left = share.max(1).saturating_sub(figures.stops);
+    let may_be_stopped = scenario.overflow != Overflow::Block;
+    for _ in 0..if may_be_stopped { left.min(32) } else { 0 } {
+        let steps = rng.below(path.len() as u64 + 1) as usize;
+        stop(&mut stage, scenario, &path, steps, MEANWHILE, figures);
+    }
+}
+
+/// A situation of a master.
+fn reign(rng: &mut Rng) -> Reign {
+    let work = [Work::FanOut, Work::Join, Work::Leave, Work::Reap][rng.below(4) as usize];
+    let overflow = [Overflow::DropNewest, Overflow::DropOldest, Overflow::Block];
+    let overflow = overflow[rng.below(3) as usize];
+    // Where the router waits for the slowest, nobody could be answered.
+    let may_be_behind = overflow != Overflow::Block || work == Work::FanOut;
+    Reign {
+        work,
+        after: rng.one_in(3).then(|| rng.below(PARTS as u64 + 1) as usize),
+        messages: 1 + rng.below(10),
+        overflow,
+        unread: if may_be_behind { rng.below(24) } else { 0 },
+        awaits: rng.one_in(2),
+    }
+}
+
+/// The figures of one process, where the others see them.
+#[derive(Clone, Copy)]
+struct Tally(&'static [AtomicU64]);
+
+impl Tally {
+    fn new() -> Self {
+        Self(shared_words(2 * Figures::WORDS))
+    }
+
+    fn tell(self, workers: &Figures, masters: &Figures) {
+        let words = workers.words().into_iter().chain(masters.words());
+        for (to, word) in self.0.iter().zip(words) {
+            to.store(word, Ordering::SeqCst);
+        }
+    }
+
+    fn sum(all: &[Self]) -> (Figures, Figures) {
+        let sums: Vec<u64> = (0..2 * Figures::WORDS)
+            .map(|i| all.iter().map(|t| t.0[i].load(Ordering::SeqCst)).sum())
+            .collect();
+        let (workers, masters) = sums.split_at(Figures::WORDS);
+        (Figures::of_words(workers), Figures::of_words(masters))
+    }
 }
 
 fn wanted(what: &str, default: u64) -> u64 {
@@ -117,34 +252,54 @@ fn random(rng: &mut Rng) -> Scenario {
 /// A bar on a terminal, a line a minute elsewhere.
 struct Progress {
     bar: ProgressBar,
-    kills: u64,
+    goal: Goal,
+    start: Instant,
     told: std::cell::Cell<Instant>,
 }
 
 impl Progress {
-    fn new(points: u64, kills: u64) -> Self {
-        let bar = ProgressBar::new(points + kills);
+    /// Of the whole, in parts of a thousandth.
+    const WHOLE: u64 = 1000;
+
+    fn new(goal: Goal) -> Self {
+        let bar = ProgressBar::new(Self::WHOLE);
         let style = "{elapsed_precise} [{wide_bar}] {percent}% {msg} eta {eta}";
         bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
+        let now = Instant::now();
         Self {
             bar,
-            kills,
-            told: std::cell::Cell::new(Instant::now()),
+            goal,
+            start: now,
+            told: std::cell::Cell::new(now),
         }
     }
 
-    fn show(&self, figures: &Figures) {
-        let kills = figures.kills.min(self.kills);
-        self.bar.set_position(figures.recoveries + kills);
-        let faulty = if figures.faults.any() {
+    /// By what takes longest: real kills, then points.
+    fn done(&self, figures: &Figures) -> u64 {
+        let part = |now: u64, goal: u64| now.min(goal) * Self::WHOLE / goal.max(1);
+        let (kills, points) = (
+            part(figures.kills, self.goal.kills),
+            part(figures.points, self.goal.points),
+        );
+        kills.min(points)
+    }
+
+    fn show(&self, workers: &Figures, masters: &Figures) {
+        let done = self.done(workers);
+        self.bar.set_position(done);
+        let faulty = if workers.faults.any() || masters.faults.any() {
             "FAULTS"
         } else {
             "no fault"
         };
-        let text = format!("{} recoveries, {kills} kills, {faulty}", figures.recoveries);
+        let text = format!(
+            "{} points, {} recoveries, {} kills, {} points of masters, {faulty}",
+            workers.points, workers.recoveries, workers.kills, masters.points
+        );
         if self.bar.is_hidden() && self.told.get().elapsed() > EVERY {
             self.told.set(Instant::now());
-            println!("{text}");
+            let left = self.start.elapsed().as_secs() * (Self::WHOLE - done) / done.max(1);
+            println!("{}%: {text}, eta {left} s", done / 10);
         }
         self.bar.set_message(text);
     }

@@ -224,6 +224,5 @@ fn masters_held_at_each_instruction_of_an_adoption() {
 #[test]
 fn a_long_run_of_random_situations() {
     let _alone = alone();
-    common::stay_on_one_cpu();
     long::run().check();
 }

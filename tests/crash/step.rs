@@ -65,6 +65,18 @@ impl Tracee {
         (code == SYSCALL).then(|| self.peek(rax) as i64)
     }
 
+    /// Whether the futex call ahead would sleep: the word, in memory shared with this process at
+    /// the same address, still is what the caller has seen.
+    pub fn would_sleep(&self) -> bool {
+        let registers = offset_of!(libc::user, regs);
+        let word = self.peek(registers + offset_of!(libc::user_regs_struct, rdi));
+        let seen = self.peek(registers + offset_of!(libc::user_regs_struct, rdx));
+        // SAFETY: workers wait on words of the region, which is mapped here where it was when the
+        // child was forked.
+        let now = unsafe { std::ptr::read_volatile(word as *const u32) };
+        now == seen as u32
+    }
+
     /// True if its next instruction certainly stores nothing but on the stack: it is not among
     /// those that are known for that, or is known to have no result in memory.
     pub fn only_reads(&self) -> bool {

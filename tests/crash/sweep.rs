@@ -3,10 +3,11 @@
 
 use std::time::Instant;
 
+use corecast::Overflow;
 use nix::sys::signal::Signal;
 
 use crate::common::LONG;
-use crate::figures::Figures;
+use crate::figures::{Faults, Figures};
 use crate::stage::Stage;
 use crate::step::Tracee;
 use crate::victim::Scenario;
@@ -72,9 +73,14 @@ pub fn snapshots(
         let waits = waits(&tracee);
         if waits.is_some() {
             is_new = work(stage, &mut path);
-            // Under `Overflow::Block`, who waits for an answer while its own queue is in the way
-            // waits for itself.
-            if waits == Some(libc::SYS_futex) && !is_new {
+            if waits == Some(libc::SYS_futex) && tracee.would_sleep() {
+                // Under `Overflow::Block`, who waits for an answer while its own queue is in the
+                // way waits for itself. Nobody else may be left to sleep.
+                let faults = Faults {
+                    stalls: (scenario.overflow != Overflow::Block).into(),
+                    ..Faults::default()
+                };
+                figures.found(faults, || format!("{scenario:?} sleeps at {}", path.len()));
                 break;
             }
         }
