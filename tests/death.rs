@@ -358,7 +358,7 @@ fn waiting_calls_end_when_the_process_of_the_master_is_killed() {
         std::thread::sleep(FOREVER);
     });
     wait_until("the master is up", || up.load(Ordering::SeqCst) == 1);
-    child.signal(Signal::SIGSTOP); // so that nothing is answered any more
+    child.stop(); // so that nothing is answered any more
     expect_gone(&hub, || child.kill_only());
 }
 

@@ -71,6 +71,22 @@ impl Child {
         kill(self.pid, signal).expect("a child that is not reaped can be signalled");
     }
 
+    /// SIGSTOP, and waits until all of its threads stand still: they may go on for a moment.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stands = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state is behind the name, which is in parentheses.
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.starts_with(" T"))
+        };
+        wait_until("the child stands still", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("procfs");
+            tasks.flatten().all(stands)
+        });
+    }
+
     /// SIGKILL, and waits for the end.
     pub fn kill(mut self) {
         self.end();
