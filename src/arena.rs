@@ -14,7 +14,9 @@
 //! beyond all that queues refer to. Who writes: the router. Who reads: all cores. The pins are in the
 //! router's own memory; a successor reads them off the queues (`queue::writer::resume`).
 
-use bitvec::prelude::{BitVec, Lsb0};
+use bitvec::prelude::{BitSlice, Lsb0};
+
+use crate::memory::{Block, Memory};
 
 /// Bytes of a granule.
 pub(crate) const GRANULE: usize = 4096;
@@ -74,9 +76,9 @@ impl Extent {
 pub(crate) struct Arena {
     base: *mut u8,
     /// By granule: queue buffers that refer to it, and claims.
-    pins: Box<[u32]>,
+    pins: Block<u32>,
     /// By granule: nobody has pinned it.
-    free: BitVec<u64, Lsb0>,
+    free: Block<u64>,
     /// Claims to come that are refused without asking the queues.
     refusals: u32,
 }
@@ -85,14 +87,30 @@ impl Arena {
     /// # Safety
     /// `base` is writable for `bytes` bytes, 16-byte aligned and outlives the arena; no other process
     /// writes there.
-    pub unsafe fn new(base: *mut u8, bytes: usize) -> Self {
+    pub unsafe fn new(base: *mut u8, bytes: usize, memory: Memory) -> Self {
         let granules = bytes / GRANULE;
-        Self {
+        let mut new = Self {
             base,
-            pins: vec![0; granules].into_boxed_slice(),
-            free: BitVec::repeat(true, granules),
+            pins: Block::zeroed(memory, granules),
+            free: Block::zeroed(memory, granules.div_ceil(64)),
             refusals: 0,
-        }
+        };
+        new.free_bits_mut().fill(true);
+        new
+    }
+
+    /// Bytes that its state takes of a pool, at most.
+    pub fn footprint(bytes: usize) -> usize {
+        let granules = bytes / GRANULE;
+        Block::<u32>::footprint(granules) + Block::<u64>::footprint(granules.div_ceil(64))
+    }
+
+    fn free_bits(&self) -> &BitSlice<u64, Lsb0> {
+        &BitSlice::from_slice(&self.free)[..self.pins.len()]
+    }
+
+    fn free_bits_mut(&mut self) -> &mut BitSlice<u64, Lsb0> {
+        &mut BitSlice::from_slice_mut(&mut self.free)[..self.pins.len()]
     }
 
     /// Bytes.
@@ -112,9 +130,10 @@ impl Arena {
         let count = bytes.div_ceil(GRANULE);
         let mut from = 0;
         loop {
-            let first = from + self.free.get(from..)?.first_one()?;
-            let run = self.free[first..].first_zero();
-            let end = run.map_or(self.free.len(), |run| first + run);
+            let free = self.free_bits();
+            let first = from + free.get(from..)?.first_one()?;
+            let run = free[first..].first_zero();
+            let end = run.map_or(free.len(), |run| first + run);
             if end - first >= count {
                 let extent = Extent {
                     first: first as u32,
@@ -137,7 +156,7 @@ impl Arena {
         for granule in extent.range() {
             self.pins[granule] += 1;
             if self.pins[granule] == 1 {
-                self.free.set(granule, false);
+                self.free_bits_mut().set(granule, false);
             }
         }
     }
@@ -146,7 +165,7 @@ impl Arena {
         for granule in extent.range() {
             self.pins[granule] -= 1;
             if self.pins[granule] == 0 {
-                self.free.set(granule, true);
+                self.free_bits_mut().set(granule, true);
             }
         }
     }
@@ -160,7 +179,7 @@ impl Arena {
     /// Granules that are pinned.
     #[cfg(test)]
     pub fn pinned(&self) -> usize {
-        self.free.count_zeros()
+        self.free_bits().count_zeros()
     }
 }
 
@@ -172,7 +191,7 @@ mod tests {
     fn arena(granules: usize) -> Arena {
         let bytes = vec![0u128; granules * GRANULE / 16].leak();
         // SAFETY: leaked, and of just this size.
-        unsafe { Arena::new(bytes.as_mut_ptr().cast(), granules * GRANULE) }
+        unsafe { Arena::new(bytes.as_mut_ptr().cast(), granules * GRANULE, Memory::Own) }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Sending and receiving touch only shared memory: no allocation, no lock, and no system call
 //! but the one notification when the other side sleeps.
 
+mod assist;
 mod attach;
 mod loan;
 mod membership;
@@ -24,6 +25,7 @@ use crate::shared::{Holder, Mailbox, RegionHeader};
 use crate::sync::{AtomicU32, Ordering};
 use crate::ticket::{Floor, LastTicket, Tickets};
 use crate::view::Access;
+use assist::Pace;
 use membership::Memberships;
 use recv::Origin;
 use send::NameCache;
@@ -117,6 +119,7 @@ pub struct Core {
     last_request: u64,
     name_cache: NameCache,
     memberships: Memberships,
+    pace: Pace,
     master: MasterWatch,
     /// Dropped last of all that uses the region.
     _access: Access,
@@ -198,12 +201,6 @@ impl Core {
     #[inline]
     fn master_is_gone(&mut self) -> bool {
         !self.header.pulse.beats() && !self.master_is_alive()
-    }
-
-    /// Tells the router that this slot has news.
-    #[cold]
-    fn ring(&self) {
-        ring(&self.hub, self.slot);
     }
 }
 

@@ -14,6 +14,7 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
 use crate::error::NameError;
+use crate::memory::{Block, Memory};
 use crate::record::NAME_MAX;
 use crate::region::Shared;
 use crate::shared::{Entry, NAME_WORDS};
@@ -195,8 +196,9 @@ impl Directory {
 #[derive(Debug)]
 pub(crate) struct DirectoryWriter {
     view: Directory,
-    /// Recycled indices, taken last in first out. Its capacity is all channels from the start.
-    free: Vec<u32>,
+    /// Room for all indices; the first `recycled` are those to use again, the last one first.
+    free: Block<u32>,
+    recycled: usize,
     /// Indices from here on were never used.
     fresh: u32,
     live: u32,
@@ -204,17 +206,30 @@ pub(crate) struct DirectoryWriter {
 
 impl DirectoryWriter {
     /// A writer on an empty directory.
-    pub fn new(view: Directory) -> Self {
+    pub fn new(view: Directory, memory: Memory) -> Self {
         Self {
             view,
-            free: Vec::with_capacity(view.channels),
+            free: Block::zeroed(memory, view.channels),
+            recycled: 0,
             fresh: 0,
             live: 0,
         }
     }
 
+    /// Bytes that it takes of a pool, at most.
+    pub fn footprint(channels: usize) -> usize {
+        Block::<u32>::footprint(channels)
+    }
+
     pub fn view(&self) -> &Directory {
         &self.view
+    }
+
+    /// An index that is to be used again.
+    fn recycle(&mut self, index: u32) {
+        // Each index is recycled once before it is used again, so there is room.
+        self.free[self.recycled] = index;
+        self.recycled += 1;
     }
 
     /// Channels in use.
@@ -232,7 +247,7 @@ impl DirectoryWriter {
     /// meanwhile.
     pub fn recover(&mut self, fresh: u32, in_use: impl Fn(u32) -> bool) {
         self.fresh = fresh.min(self.view.channels as u32);
-        self.free.clear();
+        self.recycled = 0;
         self.live = 0;
         for at in 0..=self.view.table_mask {
             let slot = self.view.slot(at);
@@ -248,7 +263,7 @@ impl DirectoryWriter {
                 // SYNC(directory.state): as in `remove`.
                 let state = entry.state.load(Ordering::Relaxed);
                 entry.state.store(state & !1, Ordering::Release);
-                self.free.push(index);
+                self.recycle(index);
                 continue;
             };
             debug_assert!(generation > 0);
@@ -283,13 +298,14 @@ impl DirectoryWriter {
             .state
             .store(u64::from(generation) << 1, Ordering::Release);
         self.unlink(index, hash);
-        self.free.push(index);
+        self.recycle(index);
         self.live -= 1;
     }
 
     fn allocate(&mut self) -> Option<u32> {
-        if let Some(index) = self.free.pop() {
-            return Some(index);
+        if let Some(last) = self.recycled.checked_sub(1) {
+            self.recycled = last;
+            return Some(self.free[last]);
         }
         let index = self.fresh;
         ((index as usize) < self.view.channels).then(|| {
@@ -384,13 +400,16 @@ mod tests {
         // SAFETY: leaked arrays of just these lengths.
         unsafe {
             let (table, entries) = (Box::leak(table), Box::leak(entries));
-            DirectoryWriter::new(Directory::new(
-                Shared::of(&table[0]),
-                2 * CHANNELS,
-                Shared::of(&entries[0]),
-                CHANNELS,
-                (1, 2),
-            ))
+            DirectoryWriter::new(
+                Directory::new(
+                    Shared::of(&table[0]),
+                    2 * CHANNELS,
+                    Shared::of(&entries[0]),
+                    CHANNELS,
+                    (1, 2),
+                ),
+                Memory::Own,
+            )
         }
     }
 

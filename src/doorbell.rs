@@ -16,7 +16,12 @@
 //! stopped before its notification then takes nobody else's away. The price is a second `write`
 //! from a sender that rings while the router is still waking up.
 //!
-//! Who writes: a bell its owner, and the router, which clears it; the router [`Sleep`].
+//! In assist mode (see `assist`) the router is a role that its word gives: the master has it while it
+//! is awake, and while it sleeps a ringer may take it. A helper gives the role back, *then* looks at all
+//! bells, and takes it again if one is rung: as the master does when it goes to sleep.
+//!
+//! Who writes: a bell its owner, and the router, which clears it; the router [`Sleep`], and in assist
+//! mode who takes the role.
 
 use crate::sync::{AtomicU64, Ordering, order};
 
@@ -28,7 +33,12 @@ pub(crate) const CORES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Bell(AtomicU64);
 
-/// Whether the router sleeps. Alone on its cache lines.
+/// Whether the router sleeps, and who else has its role. Alone on its cache lines.
+///
+/// ```text
+///  0: the master is awake    1: asleep, the role is free    2 + slot: this core helps
+/// !0: the last master has stopped, and left everything in order
+/// ```
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Sleep(AtomicU64);
@@ -73,6 +83,22 @@ impl Bell {
     }
 }
 
+const AWAKE: u64 = 0;
+const ASLEEP: u64 = 1;
+const FIRST_HELPER: u64 = 2;
+const STOPPED: u64 = !0;
+
+/// What a new master finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The role is the master's, and its last holder has left everything in order.
+    Given,
+    /// The role is a master's: this one's, or that of one that died with it.
+    Held,
+    /// The core of this slot has it.
+    Helped(usize),
+}
+
 impl Sleep {
     #[cfg(any(test, loom))]
     pub fn new() -> Self {
@@ -82,7 +108,7 @@ impl Sleep {
     #[inline]
     fn is_asleep(&self) -> bool {
         // SYNC(doorbell.asleep): pairs with the swap in `try_sleep`.
-        self.0.load(order("doorbell.asleep", Ordering::SeqCst)) != 0
+        self.0.load(order("doorbell.asleep", Ordering::SeqCst)) == ASLEEP
     }
 
     /// Router: says that it is about to sleep, then asks whether anything is rung; false when it
@@ -92,18 +118,74 @@ impl Sleep {
         // SYNC(doorbell.sleep): SeqCst, like the loads in `rung` that follow and both accesses of
         // a ringer: either its look at this word sees the swap, or our look at its bell sees the
         // bit.
-        self.0.swap(1, order("doorbell.sleep", Ordering::SeqCst));
-        let asleep = !is_rung();
-        if !asleep {
-            self.awake();
-        }
-        asleep
+        self.0
+            .swap(ASLEEP, order("doorbell.sleep", Ordering::SeqCst));
+        // When somebody helps already, that is the one to look at what is rung.
+        !(is_rung() && self.exchange(ASLEEP, AWAKE))
     }
 
-    /// Router: is awake.
+    /// Core: takes the role, if it is free, so that the router is the caller's to run.
+    #[must_use]
+    pub fn assist(&self, slot: usize) -> bool {
+        self.exchange(ASLEEP, FIRST_HELPER + slot as u64)
+    }
+
+    /// Helper: gives the role back, then asks whether anything is rung; false when it is, and the
+    /// caller has the role again.
+    #[must_use]
+    pub fn give_back(&self, slot: usize, is_rung: impl FnOnce() -> bool) -> bool {
+        self.leave();
+        !(is_rung() && self.assist(slot))
+    }
+
+    /// Helper: gives the role back without a look. The master must be notified then.
+    pub fn leave(&self) {
+        // SYNC(doorbell.leave): Release: what this helper did to the router is the next one's. SeqCst:
+        // before the look at the bells, as in `try_sleep`.
+        self.0
+            .swap(ASLEEP, order("doorbell.leave", Ordering::SeqCst));
+    }
+
+    /// Master: takes the role, unless a core has it.
+    pub fn claim(&self) -> Claim {
+        // SYNC(doorbell.claim): pairs with the swaps that give the role up.
+        let seen = self.0.load(order("doorbell.claim", Ordering::SeqCst));
+        match seen {
+            AWAKE => Claim::Held,
+            ASLEEP | STOPPED if self.exchange(seen, AWAKE) => Claim::Given,
+            ASLEEP | STOPPED => self.claim(),
+            helper => Claim::Helped((helper - FIRST_HELPER) as usize),
+        }
+    }
+
+    /// Master: takes the role from a helper that is dead.
+    pub fn seize(&self) {
+        // SYNC(doorbell.claim): as above. The dead change nothing, and nobody takes what is not free.
+        self.0
+            .swap(AWAKE, order("doorbell.claim", Ordering::SeqCst));
+    }
+
+    /// Master: stops, in order. Nobody can take the role but the next master.
+    pub fn stop(&self) {
+        // SYNC(doorbell.leave): as above.
+        self.0
+            .swap(STOPPED, order("doorbell.leave", Ordering::SeqCst));
+    }
+
+    fn exchange(&self, old: u64, new: u64) -> bool {
+        // SYNC(doorbell.take_role): Acquire: what the last holder did to the router is the caller's.
+        // SeqCst: a ringer whose bell is set already and who fails here leaves it to the holder, whose
+        // look at the bells must find it.
+        let success = order("doorbell.take_role", Ordering::SeqCst);
+        self.0
+            .compare_exchange(old, new, success, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Router: is awake. Not in assist mode, see `claim`.
     pub fn awake(&self) {
         // Relaxed: a ringer that still sees the old value only writes the eventfd once too often.
-        self.0.store(0, Ordering::Relaxed);
+        self.0.store(AWAKE, Ordering::Relaxed);
     }
 }
 

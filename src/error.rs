@@ -250,6 +250,9 @@ pub enum ConfigError {
         /// Limit.
         min: u64,
     },
+    /// Who routes must be able to write what others read.
+    #[error("assist is true and so is isolation: assist mode needs isolation = false")]
+    IsolatedAssist,
 }
 
 /// Why no hub was made. Nothing is left behind.
@@ -458,6 +461,15 @@ pub enum MasterError {
     #[error("this hub has a master already, in process {pid}")]
     AlreadyRunning {
         /// Its process.
+        pid: u32,
+    },
+    /// In assist mode: a worker is in the middle of the master's work, and does not come to an end.
+    #[error(
+        "process {pid} is in the middle of routing for the master and makes no progress: if it is \
+         stopped, let it go on or kill it"
+    )]
+    Assisted {
+        /// The worker's process.
         pid: u32,
     },
     /// The handle was made in another process, before a fork.

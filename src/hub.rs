@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::realtime_nanos;
+use crate::assist::{Assist, make_router};
 use crate::config::{Config, Order, Overflow, Timestamps};
 use crate::core::{Core, Sender};
 use crate::directory::check_name;
@@ -19,6 +19,7 @@ use crate::guests::{self, Guests};
 use crate::handoff::Handoff;
 use crate::layout::Layout;
 use crate::master::{Master, MasterThread};
+use crate::memory::Place;
 use crate::notify;
 use crate::process::ProcessMark;
 use crate::region::{OsError, address_space, available_fds, available_memory};
@@ -43,13 +44,15 @@ pub(crate) struct Inner {
     pub router_fd: OwnedFd,
     pub core_fds: FdTable,
     /// The router while no master runs. Only masters lock it, never a forked worker.
-    pub router: Mutex<Option<Box<Router>>>,
+    pub router: Mutex<Option<Place<Router>>>,
     /// Workers reported dead by the host, one bit each.
     pub hints: Box<[AtomicU64]>,
     /// Slots that the program held which ran in this process before: their cores are gone.
     pub left_behind: Vec<(usize, Holder)>,
     /// Who comes by socket.
     pub guests: Guests,
+    /// How workers help the master. Dropped after the router, which lies in it.
+    pub assist: Option<Assist>,
     /// This process has come by socket itself. Dropped last: when the connection ends, nothing
     /// here can write any more.
     pub seat: Option<Seat>,
@@ -130,17 +133,20 @@ impl Hub {
         let layout = Layout::new(config)?;
         check_resources(config, &layout)?;
         let view = View::create(config, layout).map_err(|e| memory_error(e, config))?;
-        let router = Box::new(Router::new(Arc::clone(&view), realtime_nanos));
+        let assist = Assist::create(&view).map_err(|e| memory_error(e, config))?;
+        let router = make_router(&view, assist.as_ref(), Router::new);
+        Assist::put_in_force(assist.as_ref(), &view.header);
         let fds = (notify::eventfd()?, notify::core_fds(view.layout.slots)?);
         let mark = ProcessMark::create()?;
-        Ok(Self::of(mark, view, fds, Some(router), Vec::new(), None))
+        let router = (Some(router), assist);
+        Ok(Self::of(mark, view, fds, router, Vec::new(), None))
     }
 
     fn of(
         mark: ProcessMark,
         view: Arc<View>,
         (router_fd, core_fds): (OwnedFd, FdTable),
-        router: Option<Box<Router>>,
+        (router, assist): (Option<Place<Router>>, Option<Assist>),
         left_behind: Vec<(usize, Holder)>,
         seat: Option<Seat>,
     ) -> Self {
@@ -156,6 +162,7 @@ impl Hub {
                 hints: (0..words).map(|_| AtomicU64::new(0)).collect(),
                 left_behind,
                 guests: Guests::default(),
+                assist,
                 seat,
             }),
         }
@@ -222,7 +229,8 @@ impl Hub {
         let fds = (welcome.router_fd, welcome.core_fds);
         let seat = Some(welcome.seat);
         let mark = ProcessMark::create()?;
-        Ok(Self::of(mark, welcome.view, fds, None, Vec::new(), seat))
+        let none = (None, None);
+        Ok(Self::of(mark, welcome.view, fds, none, Vec::new(), seat))
     }
 
     /// [`Self::connect`] to the hub that the environment names ([`SOCKET_VARIABLE`]).
@@ -271,10 +279,8 @@ impl Hub {
         handoff.check()?;
         let mark = ProcessMark::create()?;
         let view = View::adopt(&handoff.memfds)?;
-        if let Err(e) = take_over(&handoff, &view) {
-            view.memfds().forget();
-            return Err(e);
-        }
+        let taken = take_over(&handoff, &view).and_then(|()| Ok(Assist::create(&view)?));
+        let assist = taken.inspect_err(|_| view.memfds().forget())?;
         // SAFETY: checked, and handed over to this hub alone (the caller's part).
         let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
         let fds = (
@@ -285,7 +291,8 @@ impl Hub {
         let holders = (0..view.layout.slots).map(|slot| (slot, view.slot(slot).load()));
         let left_behind = holders.filter(|(_, holder)| holder.pid() == pid && !holder.is_free());
         let left_behind = left_behind.collect();
-        Ok(Self::of(mark, view, fds, None, left_behind, None))
+        let router = (None, assist);
+        Ok(Self::of(mark, view, fds, router, left_behind, None))
     }
 
     /// A hub with some settings changed from the default.
@@ -490,6 +497,7 @@ impl Builder {
         order: Order,
         populate: bool,
         isolation: bool,
+        assist: bool,
         await_successor: bool,
         spin: Duration,
         answer_timeout: Duration,

@@ -62,6 +62,8 @@ pub mod rig;
 #[cfg(not(loom))]
 mod arena;
 #[cfg(not(loom))]
+mod assist;
+#[cfg(not(loom))]
 mod clock;
 #[cfg(not(loom))]
 mod config;
@@ -89,6 +91,8 @@ mod ledger;
 mod liveness;
 #[cfg(not(loom))]
 mod master;
+#[cfg(not(loom))]
+mod memory;
 #[cfg(not(loom))]
 mod notify;
 #[cfg(not(loom))]

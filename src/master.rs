@@ -10,14 +10,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_utils::Backoff;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::clock::realtime_nanos;
+use crate::assist::{Assist, is_dead, make_router};
+use crate::doorbell::Claim;
 use crate::error::MasterError;
 use crate::guests::UNSEEN;
 use crate::hub::Inner;
 use crate::liveness::Liveness;
+use crate::memory::Place;
 use crate::notify;
 use crate::process::{Life, start_tick};
 use crate::region::OsError;
@@ -31,7 +34,7 @@ use crate::sync::{AtomicBool, Ordering};
 pub struct Master {
     hub: Arc<Inner>,
     /// Always there, until drop gives it back to the hub.
-    router: Option<Box<Router>>,
+    router: Option<Place<Router>>,
     epoll: Arc<Epoll>,
     liveness: Liveness,
     pid: u32,
@@ -45,6 +48,8 @@ const PASSES: u32 = 256;
 const STREAM: u64 = 8;
 /// How long a wake is put off at most while senders stream.
 const HOLD: Duration = Duration::from_micros(50);
+/// How often a master looks whether a helper has done, or has died.
+const HELPING: Duration = Duration::from_micros(100);
 /// Turns of [`pause`], one to three microseconds.
 const PAUSE: u32 = 64;
 /// Longest sleep: descriptors that could not be opened are tried again, at least this often.
@@ -63,7 +68,7 @@ impl Master {
         }
         become_the_master(&hub)?;
         let pid = hub.mark.enter();
-        let router = take_router(&hub);
+        let router = take_over(&hub)?;
         let epoll = Arc::new(epoll);
         let mut master = Self {
             liveness: Liveness::new(Arc::clone(&epoll), hub.view.layout.slots),
@@ -118,6 +123,9 @@ impl Master {
     /// One routing pass with its notifications; never waits. Returns the number of messages
     /// routed. For hosts that poll without sleeping; deaths are seen by [`Self::poll`] only.
     pub fn step(&mut self) -> usize {
+        if self.hub.view.config.assist {
+            self.claim();
+        }
         let router = self.router();
         let before = router.stats.messages;
         router.step();
@@ -129,6 +137,7 @@ impl Master {
     #[cfg(debug_assertions)]
     #[doc(hidden)]
     pub fn sabotage(&mut self, how: crate::Sabotage) {
+        self.claim();
         self.router().sabotage = how;
     }
 
@@ -136,6 +145,11 @@ impl Master {
     /// cleans up after all cores of `worker`, as after a death that was seen.
     #[doc(hidden)]
     pub fn presume_dead(&mut self, worker: u32) {
+        if let Claim::Helped(slot) = self.hub.view.sleep.claim() {
+            assert_eq!(self.hub.sender_of(slot).worker, worker, "a helper lives");
+            self.hub.view.sleep.seize();
+            self.start_anew();
+        }
         let cores = self.hub.view.config.cores as usize;
         let first = worker as usize * cores;
         for slot in first..first + cores {
@@ -236,12 +250,8 @@ impl Master {
                 wakes += 1;
             }
         });
-        router.outcome.events.drain(|slot| {
-            let mailbox = hub.view.mailbox(slot);
-            // SYNC(mailbox.event): pairs with the core's load before it sets the waiting bit.
-            mailbox.event.fetch_add(1, Ordering::SeqCst);
-            notify::futex_wake(&mailbox.event);
-        });
+        let events = &mut router.outcome.events;
+        events.drain(|slot| notify::wake(&hub.view.mailbox(slot).event));
         router.stats.wakes += wakes;
         router.stats.store(&hub.view.header.counters);
     }
@@ -295,15 +305,41 @@ impl Master {
 
     /// Arms all lanes and says that it sleeps; false when there is news.
     fn may_sleep(&mut self) -> bool {
+        let hub = Arc::clone(&self.hub);
         let router = self.router();
-        router.rest() && router.try_sleep()
+        match &hub.assist {
+            None => router.rest() && router.try_sleep(),
+            // From the moment it sleeps, the router may be somebody else's.
+            Some(assist) => router.rest() && hub.view.sleep.try_sleep(|| assist.is_rung()),
+        }
+    }
+
+    /// Has the role of the router from here on: the master is awake.
+    fn claim(&mut self) {
+        if !self.hub.view.config.assist {
+            return self.hub.view.sleep.awake();
+        }
+        // Without a limit there is no error.
+        if !matches!(claim(&self.hub, None), Ok(Claim::Helped(_))) {
+            return;
+        }
+        self.start_anew();
+    }
+
+    /// After a helper that died with the role: as a successor.
+    fn start_anew(&mut self) {
+        let (hub, reign) = (Arc::clone(&self.hub), self.router().reign);
+        let mut router = make_router(&hub.view, hub.assist.as_ref(), Router::adopt);
+        router.reign = reign;
+        self.router = Some(router);
+        self.look_at_all();
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<Events, MasterError> {
         let mut events = [EpollEvent::empty(); 16];
         let millis = timeout.min(LONGEST_SLEEP).as_micros().div_ceil(1000) as u16;
         let result = self.epoll.wait(&mut events, EpollTimeout::from(millis));
-        self.hub.view.sleep.awake();
+        self.claim();
         match result {
             Ok(n) if events[..n].iter().any(|e| e.data() != u64::MAX) => Ok(Events::Processes),
             Ok(0) => Ok(Events::None),
@@ -397,20 +433,66 @@ fn become_the_master(hub: &Inner) -> Result<(), MasterError> {
     }
 }
 
+fn stop_being_the_master(hub: &Inner) {
+    let state = &hub.view.header.master;
+    // False only after damage: nobody else changes it while its master lives.
+    let _ = MasterState::Gone.change(state, MasterState::load(state));
+}
+
+/// Waits until the role of the router is the master's, at most for `patience`. Says who had it:
+/// `Helped` is a helper that died with it.
+fn claim(hub: &Inner, patience: Option<Duration>) -> Result<Claim, MasterError> {
+    let role = hub.view.sleep;
+    let (backoff, start) = (Backoff::new(), Instant::now());
+    loop {
+        let claim = role.claim();
+        let Claim::Helped(slot) = claim else {
+            return Ok(claim);
+        };
+        if !backoff.is_completed() {
+            backoff.snooze();
+            continue;
+        }
+        if is_dead(&hub.view, slot) {
+            role.seize();
+            return Ok(claim);
+        }
+        if patience.is_some_and(|patience| start.elapsed() >= patience) {
+            let pid = hub.view.slot(slot).load().pid();
+            return Err(MasterError::Assisted { pid });
+        }
+        std::thread::sleep(HELPING);
+    }
+}
+
 /// The router that this process has kept, if nobody has routed since; else one that goes on from
 /// what the region says.
-fn take_router(hub: &Inner) -> Box<Router> {
+fn take_over(hub: &Inner) -> Result<Place<Router>, MasterError> {
+    let is_whole = if hub.view.config.assist {
+        // Then the one router of all masters is in the pool, as the last one has left it.
+        let claim = claim(hub, Some(hub.view.config.answer_timeout));
+        claim.inspect_err(|_| stop_being_the_master(hub))? == Claim::Given
+    } else {
+        true
+    };
     let reign = &hub.view.header.reign;
     // Relaxed: written by masters only, and this is the one; ordered by `become_the_master`.
     let last = reign.load(Ordering::Relaxed);
     reign.store(last + 1, Ordering::Relaxed);
     let kept = hub.router.try_lock().and_then(|mut kept| kept.take());
-    let mut router = match kept {
-        Some(router) if router.reign == last => router,
-        _ => Box::new(Router::adopt(Arc::clone(&hub.view), realtime_nanos)),
+    let assist = hub.assist.as_ref();
+    let is_there = is_whole && assist.is_none_or(|assist| assist.is_in_force(&hub.view.header));
+    let is_current = |router: &Place<Router>| {
+        let address = assist.map(|assist| assist.address());
+        is_there && address.is_none_or(|address| address == Some(router.address()))
     };
+    let mut router = match kept.filter(is_current) {
+        Some(router) if router.reign == last => router,
+        _ => make_router(&hub.view, assist, Router::adopt),
+    };
+    Assist::put_in_force(assist, &hub.view.header);
     router.reign = last + 1;
-    router
+    Ok(router)
 }
 
 /// What ended a wait.
@@ -442,6 +524,7 @@ impl Drop for Master {
         if self.hub.mark.current() != self.pid {
             return;
         }
+        self.claim();
         let state = &self.hub.view.header.master;
         if !MasterState::Gone.change(state, MasterState::load(state)) {
             return; // damage: nobody else changes it while its master lives
@@ -450,8 +533,7 @@ impl Drop for Master {
         for slot in 0..self.hub.view.layout.slots {
             let mailbox = self.hub.view.mailbox(slot);
             if self.router().owner_pid(slot).is_some() {
-                mailbox.event.fetch_add(1, Ordering::SeqCst); // SYNC(mailbox.event): as in notify
-                notify::futex_wake(&mailbox.event);
+                notify::wake(&mailbox.event);
                 self.hub
                     .core_fds
                     .get(slot)
@@ -461,6 +543,9 @@ impl Drop for Master {
         }
         if let Some(mut router) = self.hub.router.try_lock() {
             *router = self.router.take();
+        }
+        if self.hub.view.config.assist {
+            self.hub.view.sleep.stop();
         }
     }
 }

@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::fds::FdTable;
 use crate::region::OsError;
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, Ordering};
 
 /// A new eventfd, non-blocking and closed on exec.
 pub(crate) fn eventfd() -> Result<OwnedFd, OsError> {
@@ -69,11 +69,18 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
 }
 
 /// Wakes whoever sleeps on `word`.
-pub(crate) fn futex_wake(word: &AtomicU32) {
+fn futex_wake(word: &AtomicU32) {
     // SAFETY: a valid futex word.
     unsafe {
         libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX);
     }
+}
+
+/// Ends the wait of the core whose event word this is, if it waits.
+pub(crate) fn wake(event: &AtomicU32) {
+    // SYNC(mailbox.event): pairs with the core's load before it sets the waiting bit.
+    event.fetch_add(1, Ordering::SeqCst);
+    futex_wake(event);
 }
 
 /// The eventfds of all cores. A forked worker closes those of other workers.

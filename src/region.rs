@@ -95,7 +95,7 @@ impl Region {
     /// A zeroed region of these parts, which lie one behind the other, each sealed against
     /// resizing. With `populate`, all of it is backed by memory now, or this fails.
     pub fn create(parts: Vec<Part>, populate: bool) -> Result<Self, OsError> {
-        let make = |part: &Part| memfd(part, populate);
+        let make = |part: &Part| memfd(&part.name, part.len, populate);
         let fds: Result<Vec<OwnedFd>, OsError> = parts.iter().map(make).collect();
         Self::map(parts, FdTable::new(fds?))
     }
@@ -383,12 +383,12 @@ fn len_of(parts: &[Part]) -> usize {
     parts.iter().map(|part| part.len).sum()
 }
 
-/// A memfd for a part.
-fn memfd(part: &Part, populate: bool) -> Result<OwnedFd, OsError> {
+/// A sealed memfd.
+pub(crate) fn memfd(name: &str, len: usize, populate: bool) -> Result<OwnedFd, OsError> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let name = CString::new(part.name.as_str()).unwrap_or_default();
+    let name = CString::new(name).unwrap_or_default();
     let fd = memfd_create(name.as_c_str(), flags).map_err(OsError::of("memfd_create"))?;
-    let len = part.len as i64;
+    let len = len as i64;
     ftruncate(fd.as_fd(), len).map_err(OsError::of("ftruncate"))?;
     if populate {
         fallocate(fd.as_fd(), FallocateFlags::empty(), 0, len).map_err(OsError::of("fallocate"))?;

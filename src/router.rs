@@ -25,6 +25,7 @@ mod collect;
 mod deliver;
 #[cfg(test)]
 mod extremes;
+mod merge;
 #[cfg(test)]
 mod misdeeds;
 mod ops;
@@ -36,15 +37,15 @@ mod slots;
 mod stage;
 mod transaction;
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use crate::arena::Arena;
 use crate::config::Timestamps;
 use crate::directory::{ChannelId, DirectoryWriter};
 use crate::lane::{LaneReader, LaneRecord, LaneWord, Violation};
+use crate::layout::Layout;
 use crate::ledger;
+use crate::memory::{Block, Memory};
 use crate::queue::QueueWriter;
 use crate::record::{full_ticket, kind};
 use crate::region::Shared;
@@ -55,6 +56,7 @@ use crate::ticket;
 use crate::view::View;
 use bells::Bells;
 use deliver::Small;
+use merge::Merge;
 #[cfg(debug_assertions)]
 pub use sabotage::Sabotage;
 pub(crate) use slot_set::{MAX_SLOTS, SlotSet};
@@ -145,15 +147,15 @@ pub(crate) struct Router {
     view: Arc<View>,
     directory: DirectoryWriter,
     subscriptions: Subscriptions,
-    lanes: Vec<Lane>,
-    queues: Vec<QueueWriter>,
+    lanes: Block<Lane>,
+    queues: Block<QueueWriter>,
     arena: Arena,
     bells: Bells,
     /// Lanes that are not armed: they may have news without ringing.
     active: SlotSet,
     leaving: SlotSet,
     /// Lanes with records below the cut, smallest ticket first.
-    merge: BinaryHeap<Reverse<(u64, u32)>>,
+    merge: Merge,
     stage: Stage,
     /// What may be staged in a run.
     small: Small,
@@ -197,27 +199,27 @@ pub(crate) struct Router {
 unsafe impl Send for Router {}
 
 impl Router {
-    /// A router for a new region.
-    pub fn new(view: Arc<View>, clock: fn() -> u64) -> Self {
+    /// A router for a new region, whose state is in `memory`.
+    pub fn new(view: Arc<View>, clock: fn() -> u64, memory: Memory) -> Self {
         let slots = view.layout.slots;
         let committed = view.ledger.committed();
         let (base, bytes) = view.arena();
         // SAFETY: the view's region holds the arena and outlives the router; only the master's
         // process writes it.
-        let mut arena = unsafe { Arena::new(base, bytes) };
+        let mut arena = unsafe { Arena::new(base, bytes, memory) };
         Self {
-            directory: DirectoryWriter::new(view.directory),
-            subscriptions: Subscriptions::new(view.rows, view.pins, slots),
-            lanes: (0..slots).map(|s| Lane::new(&view, s, committed)).collect(),
-            queues: (0..slots)
-                .map(|s| queue_writer(&view, s, committed, &mut arena))
-                .collect(),
+            directory: DirectoryWriter::new(view.directory, memory),
+            subscriptions: Subscriptions::new(view.rows, view.pins, slots, memory),
+            lanes: Block::new(memory, slots, |s| Lane::new(&view, s, committed)),
+            queues: Block::new(memory, slots, |s| {
+                queue_writer(&view, s, committed, &mut arena)
+            }),
             arena,
-            bells: Bells::new(&view),
+            bells: Bells::new(&view, memory),
             active: SlotSet::new(),
             leaving: SlotSet::new(),
-            merge: BinaryHeap::with_capacity(slots),
-            stage: Stage::new(&view.config),
+            merge: Merge::new(memory, slots),
+            stage: Stage::new(&view.config, memory),
             small: Small::new(&view.config),
             dirty: SlotSet::new(),
             touched: SlotSet::new(),
@@ -245,6 +247,22 @@ impl Router {
             stats: Stats::default(),
             view,
         }
+    }
+
+    /// Bytes of a pool for a router and its state, at most.
+    pub fn footprint(layout: &Layout) -> usize {
+        let Layout {
+            slots, channels, ..
+        } = *layout;
+        Block::<Self>::footprint(1)
+            + Block::<Lane>::footprint(slots)
+            + Block::<QueueWriter>::footprint(slots)
+            + DirectoryWriter::footprint(channels)
+            + Subscriptions::footprint(slots, channels)
+            + Arena::footprint(layout.arena_len)
+            + Bells::footprint(slots)
+            + Merge::footprint(slots)
+            + Stage::footprint()
     }
 
     /// One pass. True when it found something or something is left to do: call it again.
@@ -333,11 +351,11 @@ impl Router {
             from = slot + 1;
             self.enter(slot, cut);
         }
-        while let Some(Reverse((own, slot))) = self.merge.pop() {
+        while let Some((own, slot)) = self.merge.pop() {
             // No two lanes have a ticket in common, unless one of them forged it: the lane that
             // comes first must get on then too.
-            let limit = match self.merge.peek() {
-                Some(Reverse((next, _))) if *next != own => *next,
+            let limit = match self.merge.first() {
+                Some((next, _)) if next != own => next,
                 Some(_) => own.wrapping_add(1),
                 None => 0,
             };
@@ -371,8 +389,7 @@ impl Router {
                     self.check_future(slot, ticket);
                 } else {
                     // Distance to the cut, reversed, so that a wrapped counter sorts right.
-                    self.merge
-                        .push(Reverse((ticket.wrapping_sub(cut), slot as u32)));
+                    self.merge.push((ticket.wrapping_sub(cut), slot as u32));
                 }
             }
             Err(Violation) => self.quarantine(slot),

@@ -12,7 +12,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// First word of every region: "corecast" in ASCII.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"corecast");
 /// Version of the layout and the protocol.
-pub(crate) const VERSION: u64 = 2;
+pub(crate) const VERSION: u64 = 3;
 
 /// The first page. Written by the creator, then by the master.
 #[repr(C, align(128))]
@@ -32,7 +32,9 @@ pub(crate) struct RegionHeader {
     pub reign: AtomicU64,
     /// Beats while the master's thread lives. On a line that is otherwise written once.
     pub pulse: Pulse,
-    _pad: [u64; 4],
+    /// Which program's pool the router is in, see `assist`; 0: in none.
+    pub assist: AtomicU64,
+    _pad: [u64; 3],
     /// Counters of the router, see [`crate::Stats`]. Lines of their own.
     pub counters: [AtomicU64; COUNTERS],
     /// The configuration, see [`crate::Config`].

@@ -72,6 +72,8 @@ counters! {
     shared,
     /// How often the arena was asked for room and had none, so that queues got copies.
     unshared,
+    /// How often a worker did the master's work, see [`crate::Config::assist`].
+    assisted,
 }
 
 #[cfg(all(test, not(loom)))]

@@ -4,8 +4,9 @@
 //! router's private index answers the opposite question (which channels is this slot in?), so
 //! that `leave_all` and reaping cost what the slot has joined.
 
-use bitvec::prelude::{BitVec, Lsb0};
+use bitvec::prelude::{BitSlice, Lsb0};
 
+use crate::memory::{Block, Memory};
 use crate::region::Shared;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -89,19 +90,23 @@ impl Rows {
 /// 64 of those. Untouched parts cost no memory.
 #[derive(Debug)]
 struct ChannelSet {
-    leaves: Vec<u64>,
+    leaves: Block<u64>,
     /// Bit `i`: leaf `i` is not zero.
-    summary: BitVec<u64, Lsb0>,
+    summary: Block<u64>,
 }
 
 impl ChannelSet {
-    fn new(channels: usize) -> Self {
+    fn new(channels: usize, memory: Memory) -> Self {
         let leaves = channels.div_ceil(64);
         Self {
-            // Zeroed by the allocator, so pages are touched only when used.
-            leaves: vec![0; leaves],
-            summary: BitVec::from_vec(vec![0; leaves.div_ceil(64)]),
+            leaves: Block::zeroed(memory, leaves),
+            summary: Block::zeroed(memory, leaves.div_ceil(64)),
         }
+    }
+
+    fn footprint(channels: usize) -> usize {
+        let leaves = channels.div_ceil(64);
+        Block::<u64>::footprint(leaves) + Block::<u64>::footprint(leaves.div_ceil(64))
     }
 
     fn put(&mut self, channel: u32, on: bool) {
@@ -111,7 +116,8 @@ impl ChannelSet {
         } else {
             self.leaves[leaf] &= !bit;
         }
-        self.summary.set(leaf, self.leaves[leaf] != 0);
+        let summary = BitSlice::<_, Lsb0>::from_slice_mut(&mut self.summary);
+        summary.set(leaf, self.leaves[leaf] != 0);
     }
 
     /// The lowest channel at or above `from`.
@@ -121,7 +127,8 @@ impl ChannelSet {
         if rest != 0 {
             return Some(leaf as u32 * 64 + rest.trailing_zeros());
         }
-        let leaf = leaf + 1 + self.summary.get(leaf + 1..)?.first_one()?;
+        let summary = BitSlice::<_, Lsb0>::from_slice(&self.summary);
+        let leaf = leaf + 1 + summary.get(leaf + 1..)?.first_one()?;
         Some(leaf as u32 * 64 + self.leaves[leaf].trailing_zeros())
     }
 }
@@ -131,17 +138,22 @@ impl ChannelSet {
 pub(crate) struct Subscriptions {
     rows: Rows,
     pins: Rows,
-    by_slot: Vec<ChannelSet>,
+    by_slot: Block<ChannelSet>,
 }
 
 impl Subscriptions {
-    pub fn new(rows: Rows, pins: Rows, slots: usize) -> Self {
-        let by_slot = (0..slots).map(|_| ChannelSet::new(rows.channels)).collect();
+    pub fn new(rows: Rows, pins: Rows, slots: usize, memory: Memory) -> Self {
+        let by_slot = Block::new(memory, slots, |_| ChannelSet::new(rows.channels, memory));
         Self {
             rows,
             pins,
             by_slot,
         }
+    }
+
+    /// Bytes that the index takes of a pool, at most.
+    pub fn footprint(slots: usize, channels: usize) -> usize {
+        Block::<ChannelSet>::footprint(slots) + slots * ChannelSet::footprint(channels)
     }
 
     /// Reads the index, and how many subscriptions there are, off the rows of the channels below
@@ -216,7 +228,7 @@ mod tests {
         fn the_index_walks_what_was_joined(
             ops in proptest::collection::vec((0u32..10_000, any::<bool>(), any::<bool>()), 0..300),
         ) {
-            let mut subs = Subscriptions::new(rows(10_000, 2), rows(10_000, 2), 70);
+            let mut subs = Subscriptions::new(rows(10_000, 2), rows(10_000, 2), 70, Memory::Own);
             let (mut joined, mut pinned) = (BTreeSet::new(), BTreeSet::new());
             for (channel, pin, on) in ops {
                 let model = if pin { &mut pinned } else { &mut joined };

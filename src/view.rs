@@ -148,6 +148,9 @@ impl View {
         for (word, value) in header.config.iter().zip(self.config.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
+        if self.config.assist {
+            self.sleep.stop();
+        }
         self.tickets.start(&self.floor, ticket::clock());
         for slot in 0..self.layout.slots {
             self.lane_word(slot).reset(0);

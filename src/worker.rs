@@ -40,7 +40,8 @@ impl Worker {
             worker.inner.view.isolate(Some(index))?;
             let own = first..first + cores as usize;
             let fds = &worker.inner.core_fds;
-            fds.close_except(|slot| own.contains(&slot) || slot >= extra);
+            let assists = worker.inner.assist.is_some(); // and so wakes others
+            fds.close_except(|slot| assists || own.contains(&slot) || slot >= extra);
         }
         worker.inner.mark.enter();
         Ok(worker)

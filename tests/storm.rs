@@ -12,41 +12,58 @@ mod storm;
 use std::time::Duration;
 
 use common::Watchdog;
-use corecast::{Hub, Overflow};
+use corecast::{Hub, Overflow, Stats};
 use storm::check::check;
 use storm::crew;
 use storm::log::Event;
 use storm::stage::{CORES, Stage, WORKERS};
 
-fn hub() -> Hub {
+fn hub(assist: bool) -> Hub {
     Hub::builder()
         .workers(WORKERS)
         .cores(CORES)
+        .isolation(!assist)
+        .assist(assist)
         .overflow(Overflow::Block) // nothing may be lost
         .answer_timeout(Duration::from_secs(60))
         .create()
         .expect("a hub")
 }
 
-#[test]
-fn a_storm_loses_doubles_and_reorders_nothing() {
+/// `messages` among workers of which `kills` are killed.
+fn a_storm(assist: bool, messages: u64, kills: u64) -> Stats {
     let _watchdog = Watchdog::new(Duration::from_secs(240));
     storm::body::prepare();
-    let (hub, stage) = (hub(), Stage::new(1_050_000));
+    let (hub, stage) = (hub(assist), Stage::new(messages + messages / 20));
     let master = hub.start().expect("a master");
-    let figures = crew::run(&hub, stage, 40);
+    let figures = crew::run(&hub, stage, kills);
     master.stop().expect("stopped");
     let verdict = check(&crew::logs(stage));
     println!("{figures:?}\n{verdict:#?}");
     assert!(verdict.is_clean(), "{verdict:#?}");
-    assert!(verdict.messages >= 1_000_000 && verdict.deliveries > verdict.messages);
-    assert!(verdict.killed >= 60 && verdict.memberships > 100);
+    assert!(verdict.messages >= messages && verdict.deliveries > verdict.messages);
+    assert!(verdict.killed >= kills && verdict.memberships > 100);
     let stats = hub.stats();
     assert_eq!((stats.lost, stats.violations, stats.quarantined), (0, 0, 0));
     assert_eq!(
         (stats.cores, stats.subscriptions, stats.channels),
         (0, 0, 0)
     );
+    stats
+}
+
+#[test]
+fn a_storm_loses_doubles_and_reorders_nothing() {
+    let stats = a_storm(false, 1_000_000, 40);
+    assert_eq!(stats.assisted, 0);
+}
+
+/// In assist mode any worker may be killed while it does the master's work.
+#[test]
+fn nor_does_a_storm_in_assist_mode() {
+    let stats = a_storm(true, 300_000, 40);
+    println!("{} times a worker did the master's work", stats.assisted);
+    assert!(stats.assisted > 50);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::assist::Pace;
 use super::membership::Memberships;
 use super::recv::Origin;
 use super::send::NameCache;
@@ -140,6 +141,7 @@ impl Core {
             last_request: 0,
             name_cache: NameCache::new(),
             memberships: Memberships::default(),
+            pace: Pace::new(),
             master: MasterWatch::default(),
             hub,
             _access: access,

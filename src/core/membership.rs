@@ -308,7 +308,7 @@ impl Core {
 
     /// Under [`Overflow::Block`] the router may wait for this core to receive; then it must look at
     /// the request that says that it will not.
-    pub(super) fn tell_of_leaving(&self) {
+    pub(super) fn tell_of_leaving(&mut self) {
         if self.hub.view.config.overflow == Overflow::Block {
             self.ring();
         }

@@ -115,6 +115,11 @@ pub(crate) struct QueueReader {
 }
 
 impl QueueReader {
+    /// Where the next record is or will be: another place when something has been received.
+    pub fn place(&self) -> usize {
+        self.front.at.addr()
+    }
+
     /// # Safety
     /// Both buffers are readable for `capacity` bytes and the arena for its length, 16-byte aligned,
     /// and outlive the reader; this is the only reader of the queue.

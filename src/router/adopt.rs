@@ -11,14 +11,15 @@
 use std::sync::Arc;
 
 use super::{Router, Standing};
+use crate::memory::Memory;
 use crate::stats::Stats;
 use crate::view::View;
 
 impl Router {
     /// The router of a hub whose master is dead. The calling process must be the only one that
     /// may be the next. What is left to do for the master is in `outcome`.
-    pub fn adopt(view: Arc<View>, clock: fn() -> u64) -> Self {
-        let mut new = Self::new(view, clock);
+    pub fn adopt(view: Arc<View>, clock: fn() -> u64, memory: Memory) -> Self {
+        let mut new = Self::new(view, clock, memory);
         let fresh = new.view.ledger.fresh();
         new.stats = Stats::load(&new.view.header.counters);
         new.stats.subscriptions = new.subscriptions.recover(fresh);

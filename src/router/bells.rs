@@ -1,6 +1,7 @@
 //! The bells of all owners, as the router goes round them.
 
 use crate::doorbell::{Bell, CORES};
+use crate::memory::{Block, Memory};
 use crate::region::Shared;
 use crate::view::View;
 
@@ -17,28 +18,37 @@ struct Line {
 /// All bells of the hub.
 #[derive(Debug)]
 pub(super) struct Bells {
-    lines: Vec<Line>,
+    lines: Block<Line>,
     /// By slot: its line.
-    by_slot: Vec<u16>,
+    by_slot: Block<u16>,
 }
 
 impl Bells {
-    pub fn new(view: &View) -> Self {
-        let (mut lines, mut by_slot) = (Vec::<Line>::new(), Vec::new());
-        for slot in 0..view.layout.slots {
-            let bit = view.layout.core_of(slot) % CORES;
-            if bit == 0 {
-                lines.push(Line {
-                    bell: view.bell(slot),
-                    first: slot,
-                    heeded: 0,
-                });
+    pub fn new(view: &View, memory: Memory) -> Self {
+        let slots = 0..view.layout.slots;
+        let is_first = |&slot: &usize| view.layout.core_of(slot) % CORES == 0;
+        let mut firsts = slots.clone().filter(is_first);
+        let lines = Block::new(memory, slots.clone().filter(is_first).count(), |_| {
+            let first = firsts.next().expect("as many as were counted");
+            Line {
+                bell: view.bell(first),
+                first,
+                heeded: 0,
             }
-            let line = lines.len() - 1;
-            lines[line].heeded |= 1 << bit;
-            by_slot.push(line as u16);
-        }
-        Self { lines, by_slot }
+        });
+        let mut new = Self {
+            by_slot: Block::new(memory, slots.len(), |slot| {
+                (lines.partition_point(|line| line.first <= slot) - 1) as u16
+            }),
+            lines,
+        };
+        slots.for_each(|slot| new.heed(slot, true));
+        new
+    }
+
+    /// Bytes that it takes of a pool, at most.
+    pub fn footprint(slots: usize) -> usize {
+        Block::<Line>::footprint(slots) + Block::<u16>::footprint(slots)
     }
 
     /// True when somebody heeded has rung.

@@ -314,7 +314,7 @@ impl Router {
     fn claim(&mut self, bytes: usize) -> Option<Extent> {
         let mut claimed = self.arena.claim(bytes);
         if claimed.is_none() && self.arena.is_worth_asking() {
-            for queue in &mut self.queues {
+            for queue in self.queues.iter_mut() {
                 if queue.has_pins() {
                     queue.refresh(&mut self.arena);
                 }

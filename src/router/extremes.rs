@@ -5,6 +5,7 @@ use std::cell::Cell;
 use super::Router;
 use super::misdeeds::{overwrite, settle};
 use crate::clock::realtime_nanos;
+use crate::memory::Memory;
 use crate::sync::Ordering;
 use crate::{Core, Hub, Timestamps};
 
@@ -26,7 +27,7 @@ fn hub_just_below(limit: u64) -> (Hub, Router) {
         view.mailbox(slot).head.store(position, Ordering::SeqCst);
         overwrite(view.slot(slot).get(), 0xff_fffe << 40);
     }
-    let router = Router::new(view.clone(), realtime_nanos);
+    let router = Router::new(view.clone(), realtime_nanos, Memory::Own);
     (hub, router)
 }
 
@@ -102,7 +103,7 @@ fn a_clock_that_jumps_costs_no_message() {
         .timestamps(Timestamps::Batch);
     let hub = hub.create().expect("a hub");
     drop(hub.inner.router.lock().take());
-    let mut router = Router::new(hub.inner.view.clone(), jumping_clock);
+    let mut router = Router::new(hub.inner.view.clone(), jumping_clock, Memory::Own);
     let mut senders = [0, 1].map(|w| hub.attach(w, 0).expect("a core"));
     let mut to = joined(&hub, &mut router, 2);
     let heard = exchange(&mut senders, &mut to, &mut router);

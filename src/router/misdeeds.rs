@@ -3,6 +3,7 @@
 use super::Router;
 use crate::Hub;
 use crate::clock::realtime_nanos;
+use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A hub of workers with one core each, its router, and passes until nothing moves.
@@ -14,7 +15,7 @@ fn driven(workers: u32) -> (Hub, Router) {
         .create();
     let hub = hub.expect("a hub");
     drop(hub.inner.router.lock().take());
-    let router = Router::new(hub.inner.view.clone(), realtime_nanos);
+    let router = Router::new(hub.inner.view.clone(), realtime_nanos, Memory::Own);
     (hub, router)
 }
 

@@ -6,6 +6,7 @@ use super::Router;
 use super::misdeeds::settle;
 use crate::arena::GRANULE;
 use crate::clock::realtime_nanos;
+use crate::memory::Memory;
 use crate::{Core, Hub, Overflow, RecvError};
 
 /// SplitMix64.
@@ -36,7 +37,7 @@ fn hub(overflow: Overflow, granules: usize) -> (Hub, Router) {
         .overflow(overflow);
     let hub = hub.create().expect("a hub");
     drop(hub.inner.router.lock().take());
-    let router = Router::new(Arc::clone(&hub.inner.view), realtime_nanos);
+    let router = Router::new(Arc::clone(&hub.inner.view), realtime_nanos, Memory::Own);
     (hub, router)
 }
 
@@ -147,7 +148,7 @@ fn storm(overflow: Overflow, granules: usize, seed: u8) -> crate::Stats {
         match rng.in_range(0..100) {
             0 => {
                 // As if the master had died between two passes.
-                router = Router::adopt(Arc::clone(&hub.inner.view), realtime_nanos);
+                router = Router::adopt(Arc::clone(&hub.inner.view), realtime_nanos, Memory::Own);
                 (0..=CORES).for_each(|slot| router.look_at(slot));
             }
             // Where the router waits for the slowest, nobody could be answered meanwhile.
@@ -182,7 +183,7 @@ fn storm(overflow: Overflow, granules: usize, seed: u8) -> crate::Stats {
 
 /// All cores have read everything and armed: only the stage may hold something.
 fn check_nothing_is_pinned(router: &mut Router, granules: usize) {
-    for queue in &mut router.queues {
+    for queue in router.queues.iter_mut() {
         queue.refresh(&mut router.arena);
         assert!(!queue.has_pins());
     }

@@ -7,6 +7,7 @@
 use super::OP_BYTES;
 use crate::arena::{Extent, Span};
 use crate::config::Config;
+use crate::memory::{Block, Memory};
 use crate::record::{self, Header, round_up};
 
 /// How far ahead a run asks for the cache lines of the lane, bytes: another processor had them.
@@ -28,7 +29,7 @@ pub(super) fn longest_record(config: &Config) -> usize {
 #[derive(Debug)]
 pub(super) struct Stage {
     /// 16-byte aligned by its element type.
-    own: Box<[u128]>,
+    own: Block<u128>,
     /// The piece of the arena that is used up run by run.
     chunk: Option<Extent>,
     /// Bytes of it used up.
@@ -45,8 +46,8 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub fn new(config: &Config) -> Self {
-        let mut own = vec![0; longest_run(config) / size_of::<u128>()].into_boxed_slice();
+    pub fn new(config: &Config, memory: Memory) -> Self {
+        let mut own: Block<u128> = Block::zeroed(memory, longest_run(config) / size_of::<u128>());
         Self {
             start: own.as_mut_ptr().cast(),
             room: size_of_val(&*own),
@@ -58,6 +59,11 @@ impl Stage {
             messages: 0,
             channel: 0,
         }
+    }
+
+    /// Bytes that it takes of a pool, at most.
+    pub fn footprint() -> usize {
+        Block::<u128>::footprint(OP_BYTES / size_of::<u128>())
     }
 
     pub fn is_empty(&self) -> bool {

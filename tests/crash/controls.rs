@@ -19,6 +19,7 @@ const SCENARIO: Scenario = Scenario {
     lane: Fill::Empty,
     mail: Fill::Empty,
     overflow: Overflow::DropNewest,
+    assists: false,
 };
 
 fn faults(scenario: Scenario, late: Late) -> Faults {

@@ -54,6 +54,8 @@ pub struct Figures {
     pub strayed: u64,
     /// Operations that had to skip to the start of the lane.
     pub wraps: u64,
+    /// Calls in which the worker did the master's work.
+    pub helped: u64,
     /// Messages that the others exchanged meanwhile.
     pub others: u64,
     pub faults: Faults,
@@ -63,7 +65,7 @@ pub struct Figures {
 
 impl Figures {
     /// Numbers in it.
-    pub const WORDS: usize = 14;
+    pub const WORDS: usize = 15;
 
     /// All of its numbers.
     pub fn words(&self) -> [u64; Self::WORDS] {
@@ -83,6 +85,7 @@ impl Figures {
             faults.duplicates,
             faults.disorder,
             faults.leaks,
+            self.helped,
         ]
     }
 
@@ -97,6 +100,7 @@ impl Figures {
             strayed: words[5],
             wraps: words[6],
             others: words[7],
+            helped: words[14],
             faults: Faults {
                 stalls: words[8],
                 torn: words[9],
@@ -136,7 +140,7 @@ impl fmt::Display for Figures {
         } = self.faults;
         write!(
             f,
-            "scenarios {}, points {}, recoveries {}, kills {}, strayed {}, stops {}, wraps {}, messages of \
+            "scenarios {}, points {}, recoveries {}, kills {}, strayed {}, stops {}, wraps {}, helped {}, messages of \
              others {}: stalls {stalls}, torn {torn}, lost {lost}, duplicates {duplicates}, order \
              violations {disorder}, leaks {leaks}",
             self.scenarios,
@@ -146,6 +150,7 @@ impl fmt::Display for Figures {
             self.strayed,
             self.stops,
             self.wraps,
+            self.helped,
             self.others,
         )
     }

@@ -164,7 +164,7 @@ fn a_worker(goal: Goal, rng: &mut Rng, figures: &mut Figures) {
     }
     let share = figures.points.min(goal.points) * goal.stops / goal.points.max(1);
     let left = share.max(1).saturating_sub(figures.stops);
-    let may_be_stopped = scenario.overflow != Overflow::Block;
+    let may_be_stopped = super::may_be_stopped(scenario);
     for _ in 0..if may_be_stopped { left.min(32) } else { 0 } {
         let steps = rng.below(path.len() as u64 + 1) as usize;
         stop(&mut stage, scenario, &path, steps, MEANWHILE, figures);
@@ -246,6 +246,7 @@ fn random(rng: &mut Rng) -> Scenario {
         lane,
         mail,
         overflow,
+        assists: rng.one_in(8),
     }
 }
 

@@ -133,9 +133,10 @@ fn waits(call: Call) -> bool {
     )
 }
 
-/// A hub that blocks waits for whoever does not receive: that is what it is for.
+/// A hub that blocks waits for whoever does not receive: that is what it is for. And in assist mode
+/// everybody waits for who does the master's work: that is its price.
 fn may_be_stopped(scenario: Scenario) -> bool {
-    scenario.overflow != Overflow::Block
+    scenario.overflow != Overflow::Block && !scenario.assists
 }
 
 macro_rules! calls {
@@ -161,6 +162,30 @@ calls! {
     held_at_each_instruction_of_leave_all: LeaveAll,
     held_at_each_instruction_of_attach: Attach,
     held_at_each_instruction_of_detach: Detach Drop,
+}
+
+#[test]
+fn held_at_each_instruction_of_doing_the_masters_work() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(8 * LONG);
+    common::stay_on_one_cpu();
+    let mut figures = Figures::default();
+    for call in [
+        Call::Send,
+        Call::SendMany,
+        Call::Join,
+        Call::Leave,
+        Call::Detach,
+    ] {
+        let all = scenarios::assisting(call, &mut figures);
+        let most = if cfg!(debug_assertions) { 1 } else { PLAN.most };
+        for scenario in all.into_iter().take(most) {
+            figures.scenarios += 1;
+            all_ways(scenario, &mut figures);
+        }
+    }
+    assert!(figures.helped > 0, "nobody has done the master's work");
+    figures.check();
 }
 
 /// Takes masters through reigns.

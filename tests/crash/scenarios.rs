@@ -19,6 +19,7 @@ const PLAIN: Scenario = Scenario {
     lane: Fill::Empty,
     mail: Fill::Empty,
     overflow: Overflow::DropNewest,
+    assists: false,
 };
 
 /// How full a lane or a queue is.
@@ -51,6 +52,35 @@ pub fn all_of(call: Call, lengths: &[usize], figures: &mut Figures) -> Vec<Scena
             });
         }
         _ => writing(call, lengths, &mut found, figures),
+    }
+    found
+}
+
+/// The same for a victim that does the master's work while that sleeps.
+pub fn assisting(call: Call, figures: &mut Figures) -> Vec<Scenario> {
+    let plain = Scenario {
+        call,
+        assists: true,
+        ..PLAIN
+    };
+    let mut leads = vec![1];
+    leads.extend(wrapping_lead(plain));
+    figures.wraps += leads.len() as u64 - 1;
+    let mut found = Vec::new();
+    for (len, lead) in both(&LENGTHS, &leads) {
+        found.push(Scenario { len, lead, ..plain });
+    }
+    // What it finds in its way is its own queue.
+    for (mail, overflow) in [
+        (Fill::Full, Overflow::DropOldest),
+        (Fill::Some(2), Overflow::Block),
+    ] {
+        found.push(Scenario {
+            len: 500,
+            mail,
+            overflow,
+            ..plain
+        });
     }
     found
 }

@@ -26,7 +26,7 @@ pub struct Stage {
 impl Stage {
     pub fn new(scenario: Scenario) -> Self {
         let board = Board::new();
-        let world = arena::inside(|| Box::into_raw(Box::new(World::new(scenario.overflow))));
+        let world = arena::inside(|| Box::into_raw(Box::new(World::new(scenario))));
         let mut stage = Self {
             world,
             board,
@@ -100,7 +100,12 @@ impl Stage {
         loop {
             assert!(tracee.resume(), "the victim ended early: {scenario:?}");
             match self.board.wish() {
-                Wish::Ready => break,
+                Wish::Ready => {
+                    if scenario.assists {
+                        self.world(World::sleep);
+                    }
+                    break;
+                }
                 Wish::Turn => self.world(World::turn),
                 Wish::Work => self.work_until_pause(&tracee),
                 Wish::Mail => self.mail(scenario),

@@ -60,7 +60,8 @@ pub fn snapshots(
     loop {
         figures.points += 1;
         if std::mem::take(&mut is_new) || which == Recoveries::All {
-            for after in [0, 1] {
+            // A master does nothing while a helper has its role, so it notices at once.
+            for after in [0, 1].into_iter().take(2 - usize::from(scenario.assists)) {
                 figures.recoveries += 1;
                 let faults = stage.recover(Death::Told { after }, scenario.call);
                 figures.found(faults, || format!("{scenario:?} at {}", path.len()));
@@ -88,6 +89,7 @@ pub fn snapshots(
         // Now the call has returned, and more is expected of what it did.
         is_new |= stage.board.done() == 1;
     }
+    figures.helped += stage.world(|w| w.hub.stats().assisted.min(1));
     // What it is at the end when it is real. Putting back does not bring back a pidfd that is to
     // wake the master, so it has to be told.
     tracee.kill();

@@ -83,6 +83,8 @@ pub struct Scenario {
     /// What is in the queue, not yet received.
     pub mail: Fill,
     pub overflow: Overflow,
+    /// In assist mode, and the master is asleep when the call comes: the victim does its work.
+    pub assists: bool,
 }
 
 /// What the victim asks of the harness when it pauses.

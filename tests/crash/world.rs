@@ -4,10 +4,11 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use corecast::{Core, Hub, Master, Overflow, RecvError, Sender, Stats};
+use corecast::{Core, Hub, Master, RecvError, Sender, Stats};
 
 use crate::body::{LEAST, Said, Who};
 use crate::figures::Faults;
+use crate::victim::Scenario;
 
 /// The victim speaks here, and the listener hears it.
 pub const ROOM: &str = "room";
@@ -73,7 +74,7 @@ struct Heard {
 }
 
 impl World {
-    pub fn new(overflow: Overflow) -> Self {
+    pub fn new(scenario: Scenario) -> Self {
         let hub = Hub::builder()
             .workers(1)
             .extra(2)
@@ -81,7 +82,9 @@ impl World {
             .lane_bytes(4096)
             .queue_bytes(8192)
             .max_message(1500)
-            .overflow(overflow)
+            .overflow(scenario.overflow)
+            .isolation(!scenario.assists)
+            .assist(scenario.assists)
             .answer_timeout(FOREVER)
             .create()
             .expect("a hub");
@@ -113,6 +116,12 @@ impl World {
     /// Lets the master work until nothing moves, and hears what comes.
     pub fn turn(&mut self) {
         settle(&mut self.master);
+        self.hear();
+    }
+
+    /// The master sleeps: from now on others may do its work.
+    pub fn sleep(&mut self) {
+        self.master.poll(Some(Duration::ZERO)).expect("polled");
         self.hear();
     }
 

@@ -300,6 +300,7 @@ fn color(way: Way) -> RGBColor {
         Way::Corecast => RGBColor(0, 90, 200),
         Way::CorecastMany => RGBColor(60, 150, 250),
         Way::CorecastPerSender => RGBColor(0, 50, 110),
+        Way::CorecastAssist => RGBColor(90, 60, 200),
         Way::CorecastPolled => RGBColor(0, 150, 170),
         Way::Pacer => RGBColor(160, 160, 160),
         Way::Eventfd => RGBColor(130, 130, 130),

@@ -154,19 +154,21 @@ fn round_trips(found: &Findings, goals: &mut Vec<Goal>) {
             figure: p50(way).zip(best).map(|(own, (other, _))| own / other),
         });
     };
-    let (thread, polled) = (Way::Corecast, Way::CorecastPolled);
+    let (thread, assist) = (Way::Corecast, Way::CorecastAssist);
     let floor = [Way::Eventfd];
     let one = "blocking round trip, one CPU";
     add(one, ONE_CPU, thread, &floor, AtMost(2.5));
-    add(one, ONE_CPU, polled, &floor, AtMost(1.1));
+    add(one, ONE_CPU, assist, &floor, AtMost(1.1));
     add(one, ONE_CPU, thread, &Way::SLEEPING, AtMost(1.0));
+    add(one, ONE_CPU, assist, &Way::SLEEPING, AtMost(1.0));
     let apart = "blocking round trip, apart";
-    add(apart, APART, polled, &floor, AtMost(1.1));
+    add(apart, APART, assist, &floor, AtMost(1.1));
     add(apart, APART, thread, &Way::SLEEPING, AtMost(1.0));
+    add(apart, APART, assist, &Way::SLEEPING, AtMost(1.0));
     add(
         "spinning round trip",
         SPINNING,
-        polled,
+        assist,
         &[Way::Iceoryx],
         AtMost(0.7),
     );

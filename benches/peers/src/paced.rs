@@ -64,10 +64,15 @@ fn case(name: &str, burst: usize, plan: &Plan) -> Case {
         work: Work::Paced,
         name: name.to_owned(),
         x: None,
-        ways: [Way::Corecast, Way::CorecastPolled, Way::Pacer]
-            .into_iter()
-            .chain(Way::SLEEPING)
-            .collect(),
+        ways: [
+            Way::Corecast,
+            Way::CorecastAssist,
+            Way::CorecastPolled,
+            Way::Pacer,
+        ]
+        .into_iter()
+        .chain(Way::SLEEPING)
+        .collect(),
         seconds: (length(plan) + counted(plan)).as_secs_f64() + 0.3,
         run: Box::new(move |way, plan| run(way, burst, plan)),
     }
@@ -92,6 +97,7 @@ fn figures(way: Way, burst: usize, length: Duration, plan: &Plan) -> Result<Figu
     };
     match way {
         Way::Corecast => round.run(|t| Corecast::prepare(t, Drive::Thread)),
+        Way::CorecastAssist => round.run(|t| Corecast::prepare(t, Drive::Assisted)),
         Way::CorecastPolled => round.run(|t| Corecast::prepare(t, Drive::FirstWorker)),
         Way::Pacer => round.alone(),
         Way::Relay => round.run(peer::bare::FanRelay::prepare),

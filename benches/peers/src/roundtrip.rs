@@ -62,11 +62,21 @@ fn length(plan: &Plan) -> Duration {
 
 fn case(name: &str, wait: Wait, cpus: [usize; 2], plan: &Plan) -> Case {
     let ways = match wait {
-        Wait::Sleep => [Way::Corecast, Way::CorecastPolled, Way::Eventfd]
-            .into_iter()
-            .chain(Way::SLEEPING)
-            .collect(),
-        Wait::Spin | Wait::Yield => vec![Way::CorecastPolled, Way::Eventfd, Way::Iceoryx],
+        Wait::Sleep => [
+            Way::Corecast,
+            Way::CorecastAssist,
+            Way::CorecastPolled,
+            Way::Eventfd,
+        ]
+        .into_iter()
+        .chain(Way::SLEEPING)
+        .collect(),
+        Wait::Spin | Wait::Yield => vec![
+            Way::CorecastAssist,
+            Way::CorecastPolled,
+            Way::Eventfd,
+            Way::Iceoryx,
+        ],
     };
     let placement = Placement { wait, cpus };
     Case {
@@ -82,6 +92,7 @@ fn case(name: &str, wait: Wait, cpus: [usize; 2], plan: &Plan) -> Case {
 fn run(way: Way, placement: Placement, plan: &Plan) -> Result<Figures, Failure> {
     match way {
         Way::Corecast => pair(|t| Corecast::prepare(t, Drive::Thread), placement, plan),
+        Way::CorecastAssist => pair(|t| Corecast::prepare(t, Drive::Assisted), placement, plan),
         Way::CorecastPolled => pair(
             |t| Corecast::prepare(t, Drive::FirstWorker),
             placement,

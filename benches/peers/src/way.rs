@@ -17,6 +17,8 @@ pub enum Way {
     CorecastMany,
     /// corecast, order promised per sender only
     CorecastPerSender,
+    /// corecast in assist mode: workers do the sleeping master's work
+    CorecastAssist,
     /// corecast, the master driven by the loop of one of the workers' process
     CorecastPolled,
     /// the sender of the paced work alone, sending nothing
@@ -61,6 +63,7 @@ impl Way {
             Way::Corecast => "corecast",
             Way::CorecastMany => "corecast x64",
             Way::CorecastPerSender => "corecast per-sender",
+            Way::CorecastAssist => "corecast assist",
             Way::CorecastPolled => "corecast polled",
             Way::Pacer => "pacing alone",
             Way::Eventfd => "two eventfds",
@@ -76,10 +79,10 @@ impl Way {
 
     /// Whether it is corecast.
     pub fn is_own(self) -> bool {
-        use Way::{Corecast, CorecastMany, CorecastPerSender, CorecastPolled};
+        use Way::{Corecast, CorecastAssist, CorecastMany, CorecastPerSender, CorecastPolled};
         matches!(
             self,
-            Corecast | CorecastMany | CorecastPerSender | CorecastPolled
+            Corecast | CorecastMany | CorecastPerSender | CorecastAssist | CorecastPolled
         )
     }
 
@@ -108,6 +111,10 @@ impl Way {
             }
             Way::CorecastMany => "The same with `send_many_to` of 64 bodies.",
             Way::CorecastPerSender => "The same as `corecast` with `Order::PerSender`.",
+            Way::CorecastAssist => {
+                "The same as `corecast` with `Config::assist`, and so without isolation: a worker \
+                 that sends while the master sleeps does its work."
+            }
             Way::CorecastPolled => {
                 "No master thread: the first worker's process calls `Master::poll` from its own \
                  loop, between its own sends and receives."

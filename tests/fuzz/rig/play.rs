@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Reach;
 use super::adversary::{Kind, Part, watched};
+use crate::memory::Memory;
 use crate::router::Router;
 use crate::{Config, Core, Hub, JoinTicket, Order, Overflow, RecvError, SendError, Timestamps};
 
@@ -57,7 +58,11 @@ impl Play {
     pub fn new(reach: Reach, first: u8) -> Self {
         let hub = Hub::create(&config(first)).expect("a hub");
         drop(hub.inner.router.lock().take());
-        let mut router = Box::new(Router::new(hub.inner.view.clone(), || CLOCK.load(Relaxed)));
+        let mut router = Box::new(Router::new(
+            hub.inner.view.clone(),
+            || CLOCK.load(Relaxed),
+            Memory::Own,
+        ));
         let [from, mut to, hostile] =
             [SENDER, RECEIVER, HOSTILE].map(|s| hub.attach(s as u32, 0).expect("a core"));
         let ticket = to.join_async(STEADY).expect("asked");

@@ -1,7 +1,7 @@
 //! corecast, for work in which a worker both sends and hears.
 //!
-//! The master is a thread of this process, or belongs to the first worker, whose own loop drives
-//! it. (Throughput uses the code of the prefork bench, which knows more about batches.)
+//! The master is a thread of this process, perhaps helped by the workers, or belongs to the first
+//! worker, whose own loop drives it. (Throughput uses the code of the prefork bench, which knows more about batches.)
 
 use std::cell::RefCell;
 use std::os::fd::AsFd;
@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Drive {
     /// A thread of the parent process.
     Thread,
+    /// The same, and workers do its work while it sleeps.
+    Assisted,
     /// The first worker.
     FirstWorker,
 }
@@ -43,6 +45,8 @@ impl Corecast {
         config.cores = 1;
         config.extra = 0;
         config.overflow = Overflow::Block;
+        config.assist = drive == Drive::Assisted;
+        config.isolation = !config.assist;
         let hub = Hub::create(&config).map_err(broken)?;
         Ok(Corecast {
             topology,
@@ -129,7 +133,7 @@ impl Peer for Corecast {
     }
 
     fn start(&self) -> Result<(), Failure> {
-        if self.drive == Drive::Thread {
+        if self.drive != Drive::FirstWorker {
             *self.master.borrow_mut() = Some(self.hub.start().map_err(broken)?);
         }
         Ok(())
