@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ const TOLERANCE_OTHER_COMPILER: f64 = 25.0;
 const COUNT: u64 = 1024;
 const BODY: [u8; 16] = [7; 16];
 const BATCH: usize = 64;
+/// Further counts of a case, of which the lowest is taken.
+const AGAIN: usize = 2;
 
 /// Instructions per operation on the hot paths, against committed baselines.
 #[derive(Parser)]
@@ -56,6 +59,7 @@ struct Args {
 struct Case {
     name: &'static str,
     receivers: u32,
+    assist: bool,
     /// Brings the hub into the state that `work` needs.
     prepare: fn(&mut Rig),
     /// `COUNT` operations.
@@ -64,7 +68,7 @@ struct Case {
     finish: fn(&mut Rig),
 }
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     case("send", 1, nothing, send, drain),
     case("send by name", 1, nothing, send_by_name, drain),
     case("send_many", 1, nothing, send_many, drain),
@@ -74,6 +78,10 @@ const CASES: [Case; 10] = [
     case("step, 1 subscriber", 1, send, route, take),
     case("step, 16 subscribers", 16, send, route, take),
     case("step, 64 subscribers", 64, send, route, take),
+    Case {
+        assist: true,
+        ..case("round trip, assisted", 1, sleep, round_trips, nothing)
+    },
     case("join and leave", 1, nothing, join_and_leave, nothing),
 ];
 
@@ -87,6 +95,7 @@ const fn case(
     Case {
         name,
         receivers,
+        assist: false,
         prepare,
         work,
         finish,
@@ -163,6 +172,39 @@ fn join_and_leave(rig: &mut Rig) {
     }
 }
 
+const BACK: &str = "back";
+
+/// The master sleeps from here on, and the sender hears what the receiver says.
+fn sleep(rig: &mut Rig) {
+    let ticket = rig.sender.join_async(BACK).expect("room in the lane");
+    rig.route();
+    let joined = rig.sender.join_result(ticket).expect("answered");
+    joined.expect("a subscription");
+    // The first may find that there is more to do, and say so by its descriptor.
+    for _ in 0..2 {
+        rig.master.poll(Some(Duration::ZERO)).expect("a pass");
+    }
+    // So that the sender's last word is long ago.
+    std::thread::sleep(Duration::from_millis(1));
+}
+
+/// Each with two passes of the router, which sender and receiver carry out, and two notifications.
+fn round_trips(rig: &mut Rig) {
+    let (there, back) = (&mut rig.sender, &mut rig.receivers[0]);
+    for _ in 0..COUNT {
+        there.send_to(rig.channel, black_box(&BODY)).expect("room");
+        for (to, answers) in [(&mut *back, true), (&mut *there, false)] {
+            let message = to.recv().expect("nothing lost").expect("a message");
+            assert_eq!(message.body, BODY);
+            assert!(to.recv().expect("nothing lost").is_none());
+            if answers {
+                // Another type of name than above: that case has its own copy of the call.
+                to.send(BACK.as_bytes(), black_box(&BODY)).expect("room");
+            }
+        }
+    }
+}
+
 /// What callgrind collects: `--toggle-collect` knows it by its name.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -172,7 +214,10 @@ fn corecast_measured(rig: &mut Rig, work: fn(&mut Rig)) {
 
 /// Once to warm up, once to be counted.
 fn perform(case: &Case) {
-    let mut rig = Rig::new(case.receivers);
+    let mut rig = match case.assist {
+        true => Rig::assisted(),
+        false => Rig::new(case.receivers),
+    };
     (case.prepare)(&mut rig);
     (case.work)(&mut rig);
     (case.finish)(&mut rig);
@@ -199,6 +244,19 @@ impl Baselines {
             compiler: compiler(),
             instructions: instructions.collect::<Result<_, String>>()?,
         })
+    }
+
+    /// Counts again what `is_wanted`, and keeps the lower counts. Copying takes one of several ways
+    /// by where in memory things come to lie, which differs a little from run to run.
+    fn count_again(&mut self, is_wanted: impl Fn(&str, f64) -> bool) -> Result<(), String> {
+        for (name, count) in &mut self.instructions {
+            for _ in 0..AGAIN {
+                if is_wanted(name, *count) {
+                    *count = count.min(under_callgrind(name)?);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn read() -> Result<Baselines, String> {
@@ -323,13 +381,19 @@ fn prove_comparison(baselines: &Baselines) -> Result<(), String> {
 }
 
 fn guard(args: &Args) -> Result<bool, String> {
-    let found = Baselines::count()?;
+    let mut found = Baselines::count()?;
     if args.accept {
+        found.count_again(|_, _| true)?;
         found.write()?;
         println!("written to {BASELINES}");
     }
     let baselines = Baselines::read()?;
     prove_comparison(&baselines)?;
+    let tolerance = tolerance(&found, &baselines);
+    found.count_again(|name, count| {
+        let baseline = baselines.instructions.get(name);
+        baseline.is_some_and(|&baseline| is_too_high(count, baseline, tolerance))
+    })?;
     let passed = compare(&found, &baselines);
     if !passed {
         println!("if it is meant to be so: make accept-costs");

@@ -169,7 +169,7 @@ typedef enum {
      */
     CHANNEL_E_CONFIG_ZERO = -51,
     /**
-     * A number of the configuration is above its limit.
+     * A number of the configuration is above its limit, or two settings exclude each other.
      */
     CHANNEL_E_CONFIG_TOO_LARGE = -52,
     /**
@@ -356,6 +356,16 @@ typedef struct {
      * get copies.
      */
     size_t arena_bytes;
+    /**
+     * 1: assist mode. A worker that sends while the master sleeps does the master's work once,
+     * unless it sends in a stream or more than two must be woken. Needs isolation 0. A worker
+     * that is stopped in the middle of it holds up all; one that is killed does not. Default 0.
+     */
+    uint32_t assist;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
 } channel_config_t;
 
 /**
@@ -436,6 +446,10 @@ typedef struct {
      * How often the arena had no room for them, so that each queue got a copy.
      */
     uint64_t unshared;
+    /**
+     * How often a worker did the master's work, see `assist` of channel_config_t.
+     */
+    uint64_t assisted;
 } channel_stats_t;
 
 /**

@@ -77,7 +77,7 @@ pub(crate) struct Arena {
     base: *mut u8,
     /// By granule: queue buffers that refer to it, and claims.
     pins: Block<u32>,
-    /// By granule: nobody has pinned it.
+    /// By granule: nobody has pinned it. The last word may have bits of no granule.
     free: Block<u64>,
     /// Claims to come that are refused without asking the queues.
     refusals: u32,
@@ -89,14 +89,12 @@ impl Arena {
     /// writes there.
     pub unsafe fn new(base: *mut u8, bytes: usize, memory: Memory) -> Self {
         let granules = bytes / GRANULE;
-        let mut new = Self {
+        Self {
             base,
             pins: Block::zeroed(memory, granules),
-            free: Block::zeroed(memory, granules.div_ceil(64)),
+            free: Block::new(memory, granules.div_ceil(64), |_| !0),
             refusals: 0,
-        };
-        new.free_bits_mut().fill(true);
-        new
+        }
     }
 
     /// Bytes that its state takes of a pool, at most.
@@ -107,10 +105,6 @@ impl Arena {
 
     fn free_bits(&self) -> &BitSlice<u64, Lsb0> {
         &BitSlice::from_slice(&self.free)[..self.pins.len()]
-    }
-
-    fn free_bits_mut(&mut self) -> &mut BitSlice<u64, Lsb0> {
-        &mut BitSlice::from_slice_mut(&mut self.free)[..self.pins.len()]
     }
 
     /// Bytes.
@@ -156,7 +150,7 @@ impl Arena {
         for granule in extent.range() {
             self.pins[granule] += 1;
             if self.pins[granule] == 1 {
-                self.free_bits_mut().set(granule, false);
+                self.free[granule / 64] &= !(1 << (granule % 64));
             }
         }
     }
@@ -165,7 +159,7 @@ impl Arena {
         for granule in extent.range() {
             self.pins[granule] -= 1;
             if self.pins[granule] == 0 {
-                self.free_bits_mut().set(granule, true);
+                self.free[granule / 64] |= 1 << (granule % 64);
             }
         }
     }

@@ -243,17 +243,10 @@ impl Master {
     fn wake(&mut self) {
         let hub = Arc::clone(&self.hub);
         let router = self.router();
-        let mut wakes = 0;
-        router.outcome.wakes.drain(|slot| {
-            if let Some(fd) = hub.core_fds.get(slot) {
-                notify::ring(fd);
-                wakes += 1;
-            }
-        });
+        let wakes = &mut router.outcome.wakes;
+        wakes.drain(|slot| hub.core_fds.get(slot).into_iter().for_each(notify::ring));
         let events = &mut router.outcome.events;
         events.drain(|slot| notify::wake(&hub.view.mailbox(slot).event));
-        router.stats.wakes += wakes;
-        router.stats.store(&hub.view.header.counters);
     }
 
     fn update_owners(&mut self) {

@@ -20,7 +20,7 @@ mod reader;
 mod writer;
 
 #[cfg(not(loom))]
-pub(crate) use reader::{Front, QueueReader, Raw, Received};
+pub(crate) use reader::{Front, Place, QueueReader, Raw, Received};
 #[cfg(not(loom))]
 pub(crate) use writer::{OVERHEAD, Publication, QueueWriter, Run};
 

@@ -181,6 +181,8 @@ pub(crate) struct Router {
     blocked_on: Option<usize>,
     /// A record was sent after the cut of this pass, and waits for the next.
     deferred: bool,
+    /// The last pass has left something to do that nobody will ring for.
+    pub is_left: bool,
     /// Channels removed so far: contexts checked before may be stale.
     removals: u64,
     /// Time of this pass, ns; 0 until needed.
@@ -192,6 +194,8 @@ pub(crate) struct Router {
     pub sabotage: Sabotage,
     pub outcome: Outcome,
     pub stats: Stats,
+    /// As they are in the region.
+    stored: Stats,
 }
 
 // SAFETY: its raw pointers go to the region, which `view` keeps mapped, and to parts that only
@@ -233,6 +237,7 @@ impl Router {
             sole_passes: 0,
             blocked_on: None,
             deferred: false,
+            is_left: false,
             removals: 0,
             now: 0,
             clock,
@@ -245,6 +250,7 @@ impl Router {
                 owners: SlotSet::new(),
             },
             stats: Stats::default(),
+            stored: Stats::default(),
             view,
         }
     }
@@ -267,8 +273,8 @@ impl Router {
 
     /// One pass. True when it found something or something is left to do: call it again.
     pub fn step(&mut self) -> bool {
-        let before = self.stats;
         let cut = self.collect();
+        self.is_left = false;
         if self.is_idle() {
             return false;
         }
@@ -279,13 +285,20 @@ impl Router {
         self.publish();
         let moved = self.release();
         self.finish_leaving();
-        let is_left = flow == Flow::Enough || self.unblocked() || self.deferred;
-        let progress = moved || self.stats != before || is_left;
+        self.is_left = flow == Flow::Enough || self.unblocked() || self.deferred;
+        let progress = moved || self.stats != self.stored || self.is_left;
         if progress {
             self.stats.passes += 1;
-            self.stats.store(&self.view.header.counters);
+            self.stats.store(&self.stored, &self.view.header.counters);
+            self.stored = self.stats;
         }
         progress
+    }
+
+    /// A core's eventfd must be written.
+    fn wake(&mut self, slot: usize) {
+        self.outcome.wakes.insert(slot);
+        self.stats.wakes += 1;
     }
 
     fn is_idle(&self) -> bool {

@@ -21,11 +21,14 @@ macro_rules! counters {
                 [$((stringify!($name), self.$name)),+].into_iter()
             }
 
-            /// Copies the counters into the region.
-            pub(crate) fn store(&self, to: &[AtomicU64; COUNTERS]) {
-                for (word, value) in to.iter().zip([$(self.$name),+]) {
-                    // Relaxed: counters for people; one writer, no order between them promised.
-                    word.store(value, Ordering::Relaxed);
+            /// Copies the counters into the region, those that are not as `before`.
+            pub(crate) fn store(&self, before: &Self, to: &[AtomicU64; COUNTERS]) {
+                let pairs = [$((self.$name, before.$name)),+];
+                for (word, (value, before)) in to.iter().zip(pairs) {
+                    if value != before {
+                        // Relaxed: counters for people; one writer, no order between them promised.
+                        word.store(value, Ordering::Relaxed);
+                    }
                 }
             }
 
@@ -52,6 +55,8 @@ counters! {
     wakes,
     /// Routing passes that found something.
     passes,
+    /// How often a worker did the master's work, see [`crate::Config::assist`].
+    assisted,
     /// Subscriptions made.
     joins,
     /// Subscriptions ended.
@@ -72,8 +77,6 @@ counters! {
     shared,
     /// How often the arena was asked for room and had none, so that queues got copies.
     unshared,
-    /// How often a worker did the master's work, see [`crate::Config::assist`].
-    assisted,
 }
 
 #[cfg(all(test, not(loom)))]
@@ -88,7 +91,7 @@ mod tests {
             violations: 9,
             ..Stats::default()
         };
-        stats.store(&words);
+        stats.store(&Stats::default(), &words);
         assert_eq!(Stats::load(&words), stats);
         assert!(stats.iter().any(|counter| counter == ("violations", 9)));
     }

@@ -28,7 +28,21 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(receivers: u32) -> Rig {
-        let hub = Hub::create(&config(receivers)).expect("a hub");
+        Self::of(&config(receivers))
+    }
+
+    /// With one receiver, in assist mode.
+    #[allow(dead_code)] // not every bench does
+    pub fn assisted() -> Rig {
+        let mut config = config(1);
+        config.isolation = false;
+        config.assist = true;
+        Self::of(&config)
+    }
+
+    fn of(config: &Config) -> Rig {
+        let hub = Hub::create(config).expect("a hub");
+        let receivers = config.workers - 1;
         let mut master = hub.master().expect("the master's role");
         let (sender, channel, receivers) = attach_all(&hub, &mut master, receivers);
         Rig {

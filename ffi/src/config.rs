@@ -90,6 +90,12 @@ pub struct ChannelConfig {
     /// each queue. 0: none. While it is full of what slow cores have not read yet, queues
     /// get copies.
     pub arena_bytes: usize,
+    /// 1: assist mode. A worker that sends while the master sleeps does the master's work once,
+    /// unless it sends in a stream or more than two must be woken. Needs isolation 0. A worker
+    /// that is stopped in the middle of it holds up all; one that is killed does not. Default 0.
+    pub assist: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C), integers only, `size` first; it had 72 bytes before `isolation`.
@@ -98,7 +104,7 @@ unsafe impl SizedStruct for ChannelConfig {
     const FIRST: usize = 72;
 }
 
-const _: () = assert!(size_of::<ChannelConfig>() == 88);
+const _: () = assert!(size_of::<ChannelConfig>() == 96);
 
 impl ChannelConfig {
     /// The crate's defaults, in the C form.
@@ -137,6 +143,8 @@ impl ChannelConfig {
             isolation: config.isolation.into(),
             await_successor: config.await_successor.into(),
             arena_bytes: config.arena_bytes,
+            assist: config.assist.into(),
+            reserved: 0,
         }
     }
 
@@ -156,6 +164,7 @@ impl ChannelConfig {
         config.order = choose("order", self.order, &ORDERS)?;
         config.populate = choose("populate", self.populate, &[false, true])?;
         config.isolation = choose("isolation", self.isolation, &[false, true])?;
+        config.assist = choose("assist", self.assist, &[false, true])?;
         config.await_successor = choose("await_successor", self.await_successor, &[false, true])?;
         config.spin = Duration::from_micros(self.spin_us.into());
         config.answer_timeout = Duration::from_millis(self.answer_timeout_ms.into());

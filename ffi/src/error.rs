@@ -82,7 +82,7 @@ pub enum ChannelE {
     MasterRunning = -50,
     /// A number of the configuration is zero that must not be.
     ConfigZero = -51,
-    /// A number of the configuration is above its limit.
+    /// A number of the configuration is above its limit, or two settings exclude each other.
     ConfigTooLarge = -52,
     /// A number of the configuration is below its minimum.
     ConfigTooSmall = -53,
@@ -376,7 +376,7 @@ fn of_attach(e: &AttachError) -> ChannelE {
 fn of_config(e: &ConfigError) -> ChannelE {
     match e {
         ConfigError::Zero { .. } => ChannelE::ConfigZero,
-        ConfigError::TooLarge { .. } => ChannelE::ConfigTooLarge,
+        ConfigError::TooLarge { .. } | ConfigError::IsolatedAssist => ChannelE::ConfigTooLarge,
         ConfigError::TooSmall { .. } => ChannelE::ConfigTooSmall,
         _ => ChannelE::Other,
     }
@@ -394,7 +394,9 @@ fn of_create(e: &CreateError) -> ChannelE {
 
 fn of_master(e: &MasterError) -> ChannelE {
     match e {
-        MasterError::AlreadyRunning { .. } => ChannelE::MasterRunning,
+        MasterError::AlreadyRunning { .. } | MasterError::Assisted { .. } => {
+            ChannelE::MasterRunning
+        }
         MasterError::WrongProcess => ChannelE::WrongProcess,
         MasterError::Os { .. } => ChannelE::Os,
         _ => ChannelE::Other,

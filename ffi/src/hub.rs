@@ -404,6 +404,8 @@ pub struct ChannelStats {
     pub shared: u64,
     /// How often the arena had no room for them, so that each queue got a copy.
     pub unshared: u64,
+    /// How often a worker did the master's work, see `assist` of channel_config_t.
+    pub assisted: u64,
 }
 
 // SAFETY: repr(C), integers only, `size` first; it had 120 bytes before `shared`.
@@ -412,7 +414,7 @@ unsafe impl SizedStruct for ChannelStats {
     const FIRST: usize = 120;
 }
 
-const _: () = assert!(size_of::<ChannelStats>() == 136);
+const _: () = assert!(size_of::<ChannelStats>() == 144);
 
 impl ChannelStats {
     fn of(hub: &Hub) -> ChannelStats {
@@ -435,6 +437,7 @@ impl ChannelStats {
             violations: stats.violations,
             shared: stats.shared,
             unshared: stats.unshared,
+            assisted: stats.assisted,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Core, ring};
 use crate::notify;
+use crate::queue::Place;
 use crate::router::Router;
 use crate::shared::Born;
 use crate::sync::Ordering;
@@ -19,33 +20,37 @@ const FEW: usize = 2;
 /// What a core knows of its own pace.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// When it last rang.
+    /// When it last rang, unless that was an answer.
     rang: Option<Instant>,
     /// Where in its stream it was then.
-    heard: usize,
+    heard: Place,
 }
 
 impl Pace {
     pub fn new() -> Self {
         Self {
             rang: None,
-            heard: 0,
+            heard: Place::default(),
         }
     }
 
     /// Notes that the core rings while the master sleeps; true when it is not in full flow: it has
     /// received something since it last did, or has not done so for a while.
-    fn is_slow(&mut self, heard: usize) -> bool {
+    fn is_slow(&mut self, heard: Place) -> bool {
+        if std::mem::replace(&mut self.heard, heard) != heard {
+            self.rang = None; // without asking the clock: the next one may still pass for slow
+            return true;
+        }
         let now = Instant::now();
         let before = self.rang.replace(now);
-        let answers = std::mem::replace(&mut self.heard, heard) != heard;
-        answers || before.is_none_or(|before| now.duration_since(before) >= PAUSE)
+        before.is_none_or(|before| now.duration_since(before) >= PAUSE)
     }
 }
 
 impl Core {
     /// Tells the router that this slot has news.
     #[cold]
+    #[inline(never)]
     pub(super) fn ring(&mut self) {
         if self.hub.assist.is_none() {
             return ring(&self.hub, self.slot);
@@ -95,27 +100,23 @@ impl Core {
         }
     }
 
-    /// Does what the passes have left to do.
+    /// Wakes those whom the passes have found asleep.
     fn wake(&self, router: &mut Router) {
-        let view = &self.hub.view;
-        let mut wakes = 0;
-        router.outcome.wakes.drain(|slot| {
-            if let Some(fd) = self.hub.core_fds.get(slot) {
-                notify::ring(fd);
-                wakes += 1;
-            }
-        });
-        let events = &mut router.outcome.events;
-        events.drain(|slot| notify::wake(&view.mailbox(slot).event));
-        router.stats.wakes += wakes;
-        router.stats.assisted += 1;
-        router.stats.store(&view.header.counters);
+        let (hub, outcome) = (&self.hub, &mut router.outcome);
+        let wakes = &mut outcome.wakes;
+        wakes.drain(|slot| hub.core_fds.get(slot).into_iter().for_each(notify::ring));
+        let events = &mut outcome.events;
+        events.drain(|slot| notify::wake(&hub.view.mailbox(slot).event));
     }
 }
 
-/// Passes until nothing moves; false when there is more to do than a helper should.
+/// Passes until nothing is known to be left; false when there is more to do than a helper should.
 fn is_done(router: &mut Router) -> bool {
-    let is_still = (0..PASSES).any(|_| !router.step());
+    router.stats.assisted += 1;
+    let is_left = (0..PASSES).all(|_| {
+        router.step();
+        router.is_left
+    });
     let outcome = &router.outcome;
-    is_still && outcome.owners.is_empty() && outcome.wakes.len() <= FEW
+    !is_left && outcome.owners.is_empty() && outcome.wakes.len() <= FEW
 }

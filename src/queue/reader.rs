@@ -112,12 +112,18 @@ pub(crate) struct QueueReader {
     outer: (*const u8, *const u8),
     /// Operations of ours that took effect before this place of the stream.
     ops_done: u64,
+    /// Buffers taken so far.
+    flips: u64,
 }
 
+/// A place in the stream: buffers taken, and an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place(u64, usize);
+
 impl QueueReader {
-    /// Where the next record is or will be: another place when something has been received.
-    pub fn place(&self) -> usize {
-        self.front.at.addr()
+    /// Where in the stream this is: another place whenever something has been received.
+    pub fn place(&self) -> Place {
+        Place(self.flips, self.front.at.addr())
     }
 
     /// # Safety
@@ -142,6 +148,7 @@ impl QueueReader {
                 stamp: 0,
             },
             ops_done: 0,
+            flips: 0,
         }
     }
 
@@ -235,6 +242,7 @@ impl QueueReader {
             Flip::Armed => false,
             Flip::Flipped(old) => {
                 self.take_front(old);
+                self.flips += 1;
                 if old.is_full() {
                     on_full();
                 }

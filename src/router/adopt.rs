@@ -21,7 +21,8 @@ impl Router {
     pub fn adopt(view: Arc<View>, clock: fn() -> u64, memory: Memory) -> Self {
         let mut new = Self::new(view, clock, memory);
         let fresh = new.view.ledger.fresh();
-        new.stats = Stats::load(&new.view.header.counters);
+        new.stored = Stats::load(&new.view.header.counters);
+        new.stats = new.stored;
         new.stats.subscriptions = new.subscriptions.recover(fresh);
         let subscriptions = &new.subscriptions;
         new.directory
@@ -55,7 +56,7 @@ impl Router {
         }
         self.stats.cores += 1;
         // Whatever it sleeps for: the dead master may have been about to wake it.
-        self.outcome.wakes.insert(slot);
+        self.wake(slot);
         self.outcome.events.insert(slot);
     }
 

@@ -103,6 +103,9 @@ impl Router {
 
     /// Step 3 for every leaving slot whose lane has been delivered.
     pub(super) fn finish_leaving(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
         let (mut from, mut freed) = (0, SlotSet::new());
         while let Some(slot) = self.leaving.next(from) {
             from = slot + 1;

@@ -45,6 +45,9 @@ impl Router {
 
     /// False when nothing has changed.
     fn commit(&mut self) -> bool {
+        if self.dirty.is_empty() && self.touched.is_empty() {
+            return false;
+        }
         let transaction = self.transaction + 1;
         self.view.ledger.begin();
         let mut changed = false;
@@ -74,7 +77,7 @@ impl Router {
             from = slot + 1;
             match self.queues[slot].publish(&mut self.arena) {
                 Publication::Quiet => {}
-                Publication::Notify => self.outcome.wakes.insert(slot),
+                Publication::Notify => self.wake(slot),
                 Publication::Refused => {
                     self.dirty.remove(slot);
                     self.quarantine(slot);

@@ -130,6 +130,7 @@ named! { ConfigError:
     Zero => "ConfigError",
     TooLarge => "ConfigError",
     TooSmall => "ConfigError",
+    IsolatedAssist => "ConfigError",
 }
 
 named! { CreateError:
@@ -141,6 +142,7 @@ named! { CreateError:
 
 named! { MasterError:
     AlreadyRunning => "MasterRunning",
+    Assisted => "MasterRunning",
     WrongProcess => "WrongProcess",
     Os => "SystemCallFailed",
 }

@@ -231,6 +231,10 @@ fn set(config: &mut Config, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()
         "queue_bytes" => config.queue_bytes = number(name, value)?,
         "arena_bytes" => config.arena_bytes = number(name, value)?,
         "max_message" => config.max_message = number(name, value)?,
+        "assist" => {
+            config.assist = value.extract()?;
+            config.isolation = !config.assist;
+        }
         "populate" => config.populate = value.extract()?,
         "spin" => config.spin = seconds(name, value)?,
         "answer_timeout" => config.answer_timeout = seconds(name, value)?,

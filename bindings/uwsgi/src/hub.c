@@ -52,7 +52,8 @@ static void configure(channel_config_t *config) {
     config->order = small(o->order, config->order);
     config->timestamps = small(o->timestamps, config->timestamps);
     config->populate = small(o->populate, config->populate);
-    if (o->no_isolation.set) config->isolation = 0;
+    if (o->no_isolation.set || o->assist.set) config->isolation = 0;
+    config->assist = o->assist.set;
     config->spin_us = small(o->spin, config->spin_us);
     config->answer_timeout_ms = small(o->answer_timeout, config->answer_timeout_ms);
 }

@@ -200,12 +200,12 @@ static PyObject *statistics(PyObject *module, PyObject *unused) {
     (void)unused;
     int result = cc_hub ? channel_hub_stats(cc_hub, &s) : CC_NOT_A_WORKER;
     if (result < 0) return cc_raise(cc_state(module), result);
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsK}", "messages", s.messages, "deliveries",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsK}", "messages", s.messages, "deliveries",
                          s.deliveries, "unheard", s.unheard, "lost", s.lost, "wakes", s.wakes,
                          "passes", s.passes, "joins", s.joins, "leaves", s.leaves, "channels",
                          s.channels, "subscriptions", s.subscriptions, "cores", s.cores, "reaped",
                          s.reaped, "quarantined", s.quarantined, "violations", s.violations,
-                         "shared", s.shared, "unshared", s.unshared);
+                         "shared", s.shared, "unshared", s.unshared, "assisted", s.assisted);
 }
 
 /* ----------------------------------------------------------------- the module */

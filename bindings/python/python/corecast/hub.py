@@ -21,7 +21,8 @@ class Hub(_corecast.Hub):
     ``queue_bytes`` per core (256 KiB), ``arena_bytes`` for what several cores read in one place
     (8 MiB), ``max_message`` in bytes (1 MiB), ``overflow`` ("drop_newest", "drop_oldest",
     "block"), ``timestamps`` ("off", "batch", "message"), ``order`` ("total", "per_sender"),
-    ``populate`` (False), ``spin`` and ``answer_timeout`` in seconds.
+    ``populate`` (False), ``spin`` and ``answer_timeout`` in seconds, ``assist`` (False): workers
+    that send while the master sleeps do its work, and can write all of the hub's memory.
 
     Used as a context manager, it runs its master in a thread and ends it.
     """
