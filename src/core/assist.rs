@@ -93,6 +93,7 @@ impl Core {
                 role.leave();
                 return false;
             }
+            router.stats.assisted += 1; // in the region with the next pass
             self.wake(router);
             if router.rest() && role.give_back(self.slot, || assist.is_rung()) {
                 return true;
@@ -112,7 +113,6 @@ impl Core {
 
 /// Passes until nothing is known to be left; false when there is more to do than a helper should.
 fn is_done(router: &mut Router) -> bool {
-    router.stats.assisted += 1;
     let is_left = (0..PASSES).all(|_| {
         router.step();
         router.is_left
