@@ -16,6 +16,7 @@
 //! ```
 
 mod arena;
+mod assist;
 mod doorbell;
 mod hub;
 mod join;
