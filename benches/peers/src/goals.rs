@@ -165,28 +165,28 @@ fn round_trips(found: &Findings, goals: &mut Vec<Goal>) {
     add(apart, APART, assist, &floor, AtMost(1.1));
     add(apart, APART, thread, &Way::SLEEPING, AtMost(1.0));
     add(apart, APART, assist, &Way::SLEEPING, AtMost(1.0));
-    add(
-        "spinning round trip",
-        SPINNING,
-        assist,
-        &[Way::Iceoryx],
-        AtMost(0.7),
-    );
+    for way in [assist, Way::CorecastPolled] {
+        let peer = &[Way::Iceoryx];
+        add("spinning round trip", SPINNING, way, peer, AtMost(0.7));
+    }
 }
 
 fn fixed_rate(found: &Findings, goals: &mut Vec<Goal>) {
     let entry = found.entry("paced", "bursts of 50");
+    let ways = [Way::Corecast, Way::CorecastPolled];
     for (other, bound) in [(Way::Relay, 0.9), (Way::Redis, 0.35)] {
-        let figure = entry.and_then(|entry| {
-            let cost = |way| deducted(entry, way);
-            Some(cost(Way::Corecast)? / cost(other)?)
-        });
-        goals.push(Goal {
-            work: "50,000 msg/s, 1→4, bursts",
-            what: format!("corecast ÷ {}, processor time", other.name()),
-            bound: AtMost(bound),
-            figure,
-        });
+        for way in ways {
+            let figure = entry.and_then(|entry| {
+                let cost = |way| deducted(entry, way);
+                Some(cost(way)? / cost(other)?)
+            });
+            goals.push(Goal {
+                work: "50,000 msg/s, 1→4, bursts",
+                what: format!("{} ÷ {}, processor time", way.name(), other.name()),
+                bound: AtMost(bound),
+                figure,
+            });
+        }
     }
 }
 
