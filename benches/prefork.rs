@@ -72,6 +72,9 @@ struct Args {
     /// Leave the timestamps out.
     #[arg(long)]
     no_timestamps: bool,
+    /// Use huge pages for queues and arena, where the kernel gives them.
+    #[arg(long)]
+    huge_pages: bool,
     /// Kill a round that takes longer than this and fail.
     #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     limit: u64,
@@ -104,6 +107,7 @@ impl Args {
                 queue_bytes: self.queue_bytes,
                 spin_us: self.spin_us,
                 per_sender: self.per_sender,
+                huge_pages: self.huge_pages,
                 no_timestamps: self.no_timestamps,
             },
         }

@@ -496,6 +496,7 @@ impl Builder {
         timestamps: Timestamps,
         order: Order,
         populate: bool,
+        huge_pages: bool,
         isolation: bool,
         assist: bool,
         await_successor: bool,

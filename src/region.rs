@@ -102,7 +102,7 @@ impl Region {
 
     /// The region whose parts are in these memfds; of parts without one, the addresses.
     fn map(parts: Vec<Part>, fds: FdTable) -> Result<Self, OsError> {
-        let base = reserve(None, len_of(&parts))?;
+        let base = reserve_aligned(len_of(&parts))?;
         let region = Self::at_base(base, parts, fds);
         // On failure, dropping the region unmaps and closes what is there.
         region.open_all()?;
@@ -143,7 +143,7 @@ impl Region {
     /// The region whose parts are in these memfds, which it owns from now on. On failure they stay
     /// open, for another try.
     pub fn adopt(parts: Vec<Part>, memfds: &[RawFd]) -> Result<Self, OsError> {
-        let base = reserve(None, len_of(&parts))?;
+        let base = reserve_aligned(len_of(&parts))?;
         // SAFETY: the caller hands them over: they came by exec, and nothing else here knows them.
         let own = |&fd: &RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
         let region = Self::at_base(base, parts, FdTable::new(memfds.iter().map(own)));
@@ -327,6 +327,26 @@ impl Region {
         }
     }
 
+    /// Asks for huge pages in a range of the first part, as far as it holds whole ones, and, if it is
+    /// backed already, for what is there to be put together. The kernel may refuse: then the pages are
+    /// small, and all is as before.
+    pub fn advise_huge(&self, range: Range<usize>, is_backed: bool) {
+        const COLLAPSE: libc::c_int = 25; // MADV_COLLAPSE, since Linux 6.1
+        let start = range.start.next_multiple_of(HUGE);
+        let end = range.end.min(self.parts[0].len) / HUGE * HUGE;
+        if start >= end {
+            return;
+        }
+        let at = self.at(start).cast::<c_void>();
+        // SAFETY: the region's own mapping; what is in it stays as it is.
+        unsafe {
+            libc::madvise(at, end - start, libc::MADV_HUGEPAGE);
+            if is_backed {
+                libc::madvise(at, end - start, COLLAPSE);
+            }
+        }
+    }
+
     /// Bytes of the whole range.
     pub fn len(&self) -> usize {
         self.len
@@ -396,6 +416,28 @@ pub(crate) fn memfd(name: &str, len: usize, populate: bool) -> Result<OwnedFd, O
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(seals)).map_err(OsError::of("fcntl(F_ADD_SEALS)"))?;
     Ok(fd)
+}
+
+/// Bytes of a huge page.
+const HUGE: usize = 2 << 20;
+
+/// Addresses without memory, from a multiple of a huge page on: offsets in the first memfd are then
+/// where huge pages of it can be mapped.
+fn reserve_aligned(len: usize) -> Result<NonNull<c_void>, OsError> {
+    let all = reserve(None, len + HUGE)?;
+    let before = all.addr().get().next_multiple_of(HUGE) - all.addr().get();
+    // SAFETY: within what has just been reserved; all of it but `len` bytes is given back. It cannot
+    // fail for want of anything but mappings, and then the rest is only addresses.
+    unsafe {
+        let at = all.byte_add(before);
+        if before > 0 {
+            let _ = munmap(all, before);
+        }
+        if before < HUGE {
+            let _ = munmap(at.byte_add(len), HUGE - before);
+        }
+        Ok(at)
+    }
 }
 
 /// Addresses without memory: anywhere, or in place of what is mapped at `at`, which must be a

@@ -105,6 +105,10 @@ impl View {
     }
 
     fn of(region: Region, layout: Layout, config: &Config, seed: (u64, u64)) -> Self {
+        if config.huge_pages {
+            let end = layout.arena + layout.arena_len;
+            region.advise_huge(layout.buffers..end, config.populate);
+        }
         // SAFETY: the layout has these parts at these offsets, all made of atomics; everything
         // that holds them also holds the view, which keeps the region.
         unsafe {

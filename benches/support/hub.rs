@@ -37,6 +37,8 @@ pub struct Settings {
     pub per_sender: bool,
     /// No timestamps.
     pub no_timestamps: bool,
+    /// Huge pages for queues and arena.
+    pub huge_pages: bool,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             spin_us: config.spin.as_micros() as u64,
             per_sender: false,
             no_timestamps: false,
+            huge_pages: false,
         }
     }
 }
@@ -64,6 +67,8 @@ impl Settings {
         config.queue_bytes = self.queue_bytes;
         config.max_message = config.max_message.max(cell.size);
         config.overflow = Overflow::Block;
+        config.huge_pages = self.huge_pages;
+        config.populate = self.huge_pages;
         config.spin = Duration::from_micros(self.spin_us);
         config.order = if self.per_sender {
             Order::PerSender

@@ -63,15 +63,18 @@ impl fmt::Display for Plan {
             spin_us,
             per_sender,
             no_timestamps,
+            huge_pages,
         } = self.settings;
         write!(
             f,
-            "hub      lane {}, queue {}, spin {spin_us} us, overflow block, {} order, timestamps {}\n\
+            "hub      lane {}, queue {}, spin {spin_us} us, overflow block, {} order, timestamps {}, \
+             {} pages\n\
              rounds   {} of {:?}",
             bytes(lane_bytes),
             bytes(queue_bytes),
             if per_sender { "per-sender" } else { "total" },
             if no_timestamps { "off" } else { "per batch" },
+            if huge_pages { "huge" } else { "small" },
             self.rounds,
             self.length,
         )

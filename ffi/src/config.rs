@@ -94,8 +94,11 @@ pub struct ChannelConfig {
     /// unless it sends in a stream or more than two must be woken. Needs isolation 0. A worker
     /// that is stopped in the middle of it holds up all; one that is killed does not. Default 0.
     pub assist: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1: huge pages for queues and arena, where the kernel gives them
+    /// (/sys/kernel/mm/transparent_hugepage/shmem_enabled is `advise` or more, or with
+    /// `populate` on Linux 6.1 and later). Memory is then touched two megabytes at a time.
+    /// Default 0.
+    pub huge_pages: u32,
 }
 
 // SAFETY: repr(C), integers only, `size` first; it had 72 bytes before `isolation`.
@@ -144,7 +147,7 @@ impl ChannelConfig {
             await_successor: config.await_successor.into(),
             arena_bytes: config.arena_bytes,
             assist: config.assist.into(),
-            reserved: 0,
+            huge_pages: config.huge_pages.into(),
         }
     }
 
@@ -164,6 +167,7 @@ impl ChannelConfig {
         config.order = choose("order", self.order, &ORDERS)?;
         config.populate = choose("populate", self.populate, &[false, true])?;
         config.isolation = choose("isolation", self.isolation, &[false, true])?;
+        config.huge_pages = choose("huge_pages", self.huge_pages, &[false, true])?;
         config.assist = choose("assist", self.assist, &[false, true])?;
         config.await_successor = choose("await_successor", self.await_successor, &[false, true])?;
         config.spin = Duration::from_micros(self.spin_us.into());

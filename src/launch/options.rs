@@ -41,6 +41,10 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = bytes)]
     pub arena_bytes: usize,
 
+    /// Huge pages for queues and arena, where the kernel gives them (shmem_enabled: advise)
+    #[arg(long)]
+    pub huge_pages: bool,
+
     /// Bytes of the longest message
     #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = bytes)]
     pub max_message: usize,
@@ -94,6 +98,7 @@ impl Options {
             queue_bytes: self.queue_bytes,
             lane_bytes: self.lane_bytes,
             arena_bytes: self.arena_bytes,
+            huge_pages: self.huge_pages,
             max_message: self.max_message,
             overflow: match self.overflow {
                 OverflowChoice::DropNewest => Overflow::DropNewest,

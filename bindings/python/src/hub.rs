@@ -235,6 +235,7 @@ fn set(config: &mut Config, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()
             config.assist = value.extract()?;
             config.isolation = !config.assist;
         }
+        "huge_pages" => config.huge_pages = value.extract()?,
         "populate" => config.populate = value.extract()?,
         "spin" => config.spin = seconds(name, value)?,
         "answer_timeout" => config.answer_timeout = seconds(name, value)?,

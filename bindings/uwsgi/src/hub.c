@@ -54,6 +54,7 @@ static void configure(channel_config_t *config) {
     config->populate = small(o->populate, config->populate);
     if (o->no_isolation.set || o->assist.set) config->isolation = 0;
     config->assist = o->assist.set;
+    config->huge_pages = o->huge_pages.set;
     config->spin_us = small(o->spin, config->spin_us);
     config->answer_timeout_ms = small(o->answer_timeout, config->answer_timeout_ms);
 }

@@ -22,7 +22,8 @@ class Hub(_corecast.Hub):
     (8 MiB), ``max_message`` in bytes (1 MiB), ``overflow`` ("drop_newest", "drop_oldest",
     "block"), ``timestamps`` ("off", "batch", "message"), ``order`` ("total", "per_sender"),
     ``populate`` (False), ``spin`` and ``answer_timeout`` in seconds, ``assist`` (False): workers
-    that send while the master sleeps do its work, and can write all of the hub's memory.
+    that send while the master sleeps do its work, and can write all of the hub's memory;
+    ``huge_pages`` (False), where the kernel gives them.
 
     Used as a context manager, it runs its master in a thread and ends it.
     """
