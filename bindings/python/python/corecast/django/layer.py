@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from typing import Any, Optional
 
@@ -11,9 +10,9 @@ from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
 from ..hub import Hub
-from .station import Station, station_of_process
+from .letters import Message
+from .station import Forks, Station, station_of_process
 
-Message = dict[str, Any]
 # Names that are remembered at most.
 NAMES = 10_000
 
@@ -48,24 +47,28 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.group_expiry = group_expiry
         self.prefix = prefix
         self.hub = hub
-        self._client: tuple[int, str] = (0, "")
-        # Names that have passed all checks of `receive` in this process.
+        self._known: tuple[int, Optional[Station]] = (-1, None)
+        self._client = ""
+        # Names that have passed all checks in this process.
         self._received: set[str] = set()
+        self._groups: set[str] = set()
+
+    def _station(self) -> Station:
+        """This process's, and after a fork the child's."""
+        forks, station = self._known
+        if station is None or forks != Forks.count:
+            station = station_of_process(self.prefix, self.hub)
+            self._client = f"{uuid.uuid4().hex[:16]}-{station.me[0]}-{station.me[1]}"
+            station.locals.add(self._client)
+            self._received.clear()
+            self._known = (Forks.count, station)
+        return station
 
     @property
     def client_prefix(self) -> str:
         """Marks this layer's process-local channels in this process."""
-        pid, name = self._client
-        if pid != os.getpid():  # first use, or first use after a fork
-            station = self._station()
-            name = f"{uuid.uuid4().hex[:16]}-{station.me[0]}-{station.me[1]}"
-            station.locals.add(name)
-            self._client = (os.getpid(), name)
-            self._received.clear()
-        return name
-
-    def _station(self) -> Station:
-        return station_of_process(self.prefix, self.hub)
+        self._station()
+        return self._client
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A fresh name that only this process receives on."""
@@ -80,17 +83,17 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def receive(self, channel: str) -> Message:
         """The next message of the channel, oldest first. One reader gets each message."""
-        prefix = self.client_prefix
+        station = self._station()
         if channel not in self._received:
-            self._check_receiver(channel, prefix)
-        return self.deserialize(await self._station().receive(channel))
+            self._check_receiver(channel)
+        return (await station.receive(channel)).open(self)
 
-    def _check_receiver(self, channel: str, prefix: str) -> None:
+    def _check_receiver(self, channel: str) -> None:
         """Once for each name: a reader asks for the same one again and again."""
         self.require_valid_channel_name(channel)
         if "!" in channel:
             local = self.non_local_name(channel)[:-1]
-            assert local.endswith(prefix), "Wrong client prefix"
+            assert local.endswith(self._client), "Wrong client prefix"
         if len(self._received) >= NAMES:
             self._received.clear()
         self._received.add(channel)
@@ -110,8 +113,16 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def group_send(self, group: str, message: Message) -> None:
         """Sends to every channel of the group; those at capacity miss it."""
-        self.require_valid_group_name(group)
+        if group not in self._groups:
+            self._check_group(group)
         await self._station().group_send(group, self.serialize(message), self.expiry)
+
+    def _check_group(self, group: str) -> None:
+        """Once for each name, too."""
+        self.require_valid_group_name(group)
+        if len(self._groups) >= NAMES:
+            self._groups.clear()
+        self._groups.add(group)
 
     async def group_size(self, group: str) -> int:
         """How many channels are in the group, in all processes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Callable, Optional
 
-Entry = tuple[bytes, float]
+from .letters import Letter
 
 
 def shared_part(channel: str) -> str:
@@ -27,7 +27,7 @@ class Mailboxes:
         self.counters = counters
         # True if somebody waits for a channel with that part.
         self.is_asked_for = is_asked_for
-        self.boxes: dict[str, deque[Entry]] = {}
+        self.boxes: dict[str, deque[Letter]] = {}
         # Messages of our own that are still on their way through the hub, by channel and part.
         self.reserved: Counter[str] = Counter()
         # By part: what has come since a reader asked.
@@ -47,9 +47,8 @@ class Mailboxes:
         if self.untaken:
             self.untaken.pop(shared_part(channel), None)
 
-    def admit(self, channel: str, capacity: int) -> bool:
-        """Counts a message on the shared part, once for all its channels; False: that is full."""
-        part = shared_part(channel)
+    def admit(self, part: str, capacity: int) -> bool:
+        """Counts a message on a shared part, once for all its channels; False: that is full."""
         if not part:
             return True
         if not self._is_open(part, capacity):
@@ -84,28 +83,27 @@ class Mailboxes:
             if self.reserved[key] <= 0:
                 del self.reserved[key]
 
-    def put(self, channel: str, packed: bytes, deadline: float, capacity: int, now: float) -> bool:
+    def put(self, channel: str, letter: Letter, capacity: int, now: float) -> bool:
         """False: the channel is full, the message is dropped."""
         if not self._has_room(channel, capacity, now):
             self.counters["dropped"] += 1
             return False
-        self.boxes.setdefault(channel, deque()).append((packed, deadline))
+        self.boxes.setdefault(channel, deque()).append(letter)
         return True
 
-    def take(self, channel: str, now: float) -> Optional[bytes]:
-        """The oldest message that has not expired."""
-        entry = self.take_entry(channel, now)
-        return entry[0] if entry else None
+    def put_back(self, channel: str, letter: Letter) -> None:
+        """What :meth:`take` gave, or would have given, was not read after all."""
+        self.boxes.setdefault(channel, deque()).appendleft(letter)
 
-    def take_entry(self, channel: str, now: float) -> Optional[Entry]:
-        """The same, with its deadline."""
+    def take(self, channel: str, now: float) -> Optional[Letter]:
+        """The oldest message that has not expired."""
         box = self.boxes.get(channel)
         while box:
-            entry = box.popleft()
+            letter = box.popleft()
             if not box:  # names are many and short-lived: none may stay behind
                 del self.boxes[channel]
-            if entry[1] > now:
-                return entry
+            if letter.deadline > now:
+                return letter
             self.counters["expired"] += 1
         return None
 
@@ -114,7 +112,7 @@ class Mailboxes:
         used = self.reserved.get(channel, 0)
         if box is None or len(box) + used < capacity:
             return used < capacity
-        while box and box[0][1] <= now:
+        while box and box[0].deadline <= now:
             box.popleft()
             self.counters["expired"] += 1
         if not box:

@@ -33,8 +33,10 @@ from .. import errors
 from ..core import Core
 from ..hub import Hub
 from ..process import attach, current_hub
+from .groups import Group
+from .letters import Letter
 from .mailboxes import Mailboxes, shared_part
-from .readers import Readers
+from .readers import Readers, Waiter
 
 log = logging.getLogger("corecast.django")
 
@@ -49,14 +51,27 @@ _DEADLINE = struct.Struct("<d")
 _FULL_FOR = 0.1
 _ANSWER = 5.0
 _LOOK = 1.0
-# Homes that are remembered at most.
-_HOMES = 10_000
+# Names that are remembered at most, of homes and of groups.
+_NAMES = 10_000
 # What a process sends to another's own channel.
 _SEND, _HANDED, _WANT, _ADD, _DISCARD, _SIZE, _ANSWERED, _HELLO, _FLUSH, _FULL = range(10)
 
 _stations: dict[tuple[int, str, int], Station] = {}
 _own_hubs: dict[int, Hub] = {}
 _making = threading.Lock()
+
+
+class Forks:
+    """How often this process has been forked off: cheaper to ask than for its number."""
+
+    count = 0
+
+
+def _after_fork() -> None:
+    Forks.count += 1
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def station_of_process(prefix: str, hub: Optional[Hub] = None) -> Station:
@@ -95,7 +110,12 @@ class Station:
         self.readers = Readers(core.fileno(), self.pump)
         self.mail = Mailboxes(self.counters, self.readers.is_any_waited_for)
         self.locals: set[str] = set()
-        self.groups: dict[str, dict[str, tuple[float, int]]] = {}
+        self.groups: dict[str, Group] = {}  # by the name of the hub's channel
+        self._to_groups = f"{prefix}:group:"
+        self.group_names: dict[str, str] = {}
+        self.lost = 0
+        # Whether nothing is left in the core, so that its descriptor tells of what comes next.
+        self.is_armed = False
         self.wants: dict[str, deque[Member]] = defaultdict(deque)
         self.asked: dict[str, Member] = {}
         self.homes: dict[str, Member] = {}  # of process-local channels: their names say it
@@ -129,7 +149,13 @@ class Station:
         return f"{self.prefix}:to:{member[0]}.{member[1]}"
 
     def _group(self, group: str) -> str:
-        return f"{self.prefix}:group:{group}"
+        name = self.group_names.get(group)
+        if name is None:
+            if len(self.group_names) >= _NAMES:
+                self.group_names.clear()
+            # One and the same object each time: the core knows it again without a look at it.
+            name = self.group_names[group] = f"{self.prefix}:group:{group}"
+        return name
 
     def home(self, channel: str) -> Member:
         """The process that keeps the messages of a channel."""
@@ -138,7 +164,7 @@ class Station:
             return known
         local = _LOCAL.search(channel)
         if local:
-            if len(self.homes) >= _HOMES:
+            if len(self.homes) >= _NAMES:
                 self.homes.clear()
             return self.homes.setdefault(channel, (int(local[2]), int(local[3])))
         members = self.hub.subscribers(self._all)
@@ -155,6 +181,7 @@ class Station:
 
     def _publish(self, to: str, kind: int, *fields: Any) -> None:
         with self.lock:
+            self.is_armed = False  # should it wait, it reads the descriptor
             self.core.send(to, msgpack.packb((kind, *fields)), 1.0)
 
     async def _when_there_is_room(self, to: str, body: bytes) -> bool:
@@ -191,54 +218,79 @@ class Station:
 
     async def group_send(self, group: str, packed: bytes, expiry: float) -> None:
         """Publishes once; each process spreads it to its members of the group."""
-        body = _DEADLINE.pack(time.time() + expiry) + packed
-        await self._when_there_is_room(self._group(group), body)
+        to, body = self._group(group), _DEADLINE.pack(time.time() + expiry) + packed
+        try:
+            with self.lock:
+                self.core.send(to, body)
+        except errors.LaneFull:
+            await self._when_there_is_room(to, body)
 
     # -------------------------------------------------------------- receiving
 
-    async def receive(self, channel: str) -> bytes:
+    async def receive(self, channel: str) -> Letter:
         """The next message, waiting for it."""
         loop = asyncio.get_running_loop()
-        waiter = None
         while True:
             with self.lock:
-                if waiter is not None:
-                    self.readers.done(channel, waiter)
-                packed = self._next(channel)
-                if packed is not None:
-                    return packed
-                far = self._ask_home(channel)
+                letter = self._next(channel)
+                if letter is not None:
+                    return letter
+                is_far = "!" not in channel and self._ask_home(channel)
                 waiter = self.readers.wait(loop, channel)
             try:
-                if far:
-                    await asyncio.wait_for(waiter, _LOOK)
-                else:
-                    await waiter
+                letter = await (asyncio.wait_for(waiter, _LOOK) if is_far else waiter)
             except asyncio.TimeoutError:
-                continue
+                with self.lock:
+                    self.readers.forget(channel, waiter)
             except BaseException:
                 with self.lock:
-                    self.readers.done(channel, waiter)
-                    self._hand_on(channel)
+                    self._give_up(channel, waiter)
                 raise
+            else:
+                if letter is not None:
+                    return letter
 
-    def _next(self, channel: str) -> Optional[bytes]:
+    def _next(self, channel: str) -> Optional[Letter]:
         """What has come for a channel."""
         self.mail.asked(channel)
-        packed = self.mail.take(channel, time.time())
-        if packed is None:
+        letter = self.mail.take(channel, time.time()) if channel in self.mail.boxes else None
+        if letter is None and not self.is_armed:
             self.pump()
-            packed = self.mail.take(channel, time.time())
-        return packed
+            letter = self.mail.take(channel, time.time())
+        return letter
 
-    def _hand_on(self, channel: str) -> None:
-        """A reader here was cancelled: what was put aside for it is for those who wait elsewhere."""
+    def _give_up(self, channel: str, waiter: Waiter) -> None:
+        """A reader was cancelled: what it got, or was put aside for it, is for others who wait."""
+        self.readers.forget(channel, waiter)
+        if waiter.done() and not waiter.cancelled():
+            letter = waiter.result()
+            if letter is not None:
+                self.mail.put_back(channel, letter)
         now = time.time()
-        while self.wants.get(channel) and not self.readers.is_waited_for(channel):
-            entry = self.mail.take_entry(channel, now)
-            if entry is None:
+        while (letter := self.mail.take(channel, now)) is not None:
+            if not self._hand_on(channel, letter, 1 << 30):
+                self.mail.put_back(channel, letter)
+                self.readers.wake(channel)
                 return
-            self._put(channel, *entry, 1 << 30, now)
+
+    def _hand_on(self, channel: str, letter: Letter, capacity: int) -> bool:
+        """Gives a message to one who waits, here or elsewhere; False if none does."""
+        if not self.readers.hand((channel,), letter):
+            part = shared_part(channel)
+            if part:
+                self.readers.served.add(part)
+            return True
+        wanted = self.wants.get(channel) if self.wants else None
+        if not wanted or self.readers.is_waited_for(channel):
+            return False
+        there = self.hub.subscribers(self._all)
+        while wanted:
+            member = wanted.popleft()
+            if member in there:
+                fields = (channel, letter.packed, letter.deadline, capacity)
+                self._publish(self._inbox(member), _HANDED, *fields)
+                return True
+        return False
 
     def _ask_home(self, channel: str) -> bool:
         """Asks for a message of a channel that is kept elsewhere; False for our own."""
@@ -254,52 +306,60 @@ class Station:
     def pump(self) -> None:
         """Takes what has come from the core and puts it where it is waited for."""
         with self.lock:
-            while (message := self.core.recv()) is not None:
-                name = message.channel[len(self.prefix) + 1 :]
-                if name.startswith("group:"):
-                    self._spread(name[6:], message.body)
-                else:
+            recv, groups = self.core.recv, self.groups
+            while (message := recv()) is not None:
+                name = message.channel
+                group = groups.get(name)
+                if group is not None:
+                    self._spread(name, group, message.body)
+                elif not name.startswith(self._to_groups):
                     kind, *fields = msgpack.unpackb(message.body)
                     self.actions[kind](*fields)
-            lost = self.core.lost - self.counters["lost"]
-            if lost:
-                self.counters["lost"] += lost
-                log.warning("corecast: %s messages lost: the queue was full (queue_bytes)", lost)
+            self.is_armed = True
+            self.readers.all_served()
+            lost = self.core.lost
+            if lost != self.lost:
+                self._has_lost(lost)
 
-    def _spread(self, group: str, body: bytes) -> None:
-        members = self.groups.get(group)
-        if not members:
-            return
-        (deadline,), packed = _DEADLINE.unpack_from(body), body[_DEADLINE.size :]
-        now, full = time.time(), 0
+    def _has_lost(self, lost: int) -> None:
+        new, self.lost = lost - self.lost, lost
+        self.counters["lost"] += new
+        log.warning("corecast: %s messages lost: the queue was full (queue_bytes)", new)
+
+    def _spread(self, name: str, group: Group, body: bytes) -> None:
+        now = time.time()
+        for channel in group.ended(now):
+            self._leave(name, channel)
+        (deadline,) = _DEADLINE.unpack_from(body)
+        channels = group.channels
+        letter = Letter(body[_DEADLINE.size :], deadline, len(channels) > 1)
+        left = self.readers.hand(channels, letter) if deadline > now else list(channels)
+        self.readers.served |= group.parts_without(left)
+        if left:
+            self._keep(name, group, left, letter, now)
+
+    def _keep(self, name: str, group: Group, left: list[str], letter: Letter, now: float) -> None:
+        """A group message for those of its channels for which nobody waits."""
+        full = 0
         admitted: dict[str, bool] = {"": True}
-        for channel, (expires, capacity) in list(members.items()):
-            if expires <= now:
-                self._leave(group, channel)
-                continue
-            part = shared_part(channel)
+        for channel in left:
+            capacity, part = group.channels[channel][1], shared_part(channel)
             if part not in admitted:
-                admitted[part] = self.mail.admit(channel, capacity)
+                admitted[part] = self.mail.admit(part, capacity)
             if not admitted[part]:
                 self.counters["dropped"] += 1
                 full += 1
-            elif not self._put(channel, packed, deadline, capacity, now):
+            elif not self._put(channel, letter, capacity, now):
                 full += 1
         if full:
             text = "%s of %s channels over capacity in group %s"
-            log.info(text, full, len(members), group)
+            log.info(text, full, len(group.channels), name[len(self._to_groups) :])
 
-    def _put(self, channel: str, packed: bytes, deadline: float, capacity: int, now: float) -> bool:
-        wanted = self.wants.get(channel)
-        if wanted and not self.readers.is_waited_for(channel):
-            there = self.hub.subscribers(self._all)
-            while wanted:
-                member = wanted.popleft()
-                if member in there:
-                    inbox = self._inbox(member)
-                    self._publish(inbox, _HANDED, channel, packed, deadline, capacity)
-                    return True
-        if not self.mail.put(channel, packed, deadline, capacity, now):
+    def _put(self, channel: str, letter: Letter, capacity: int, now: float) -> bool:
+        """False: the channel is full."""
+        if letter.deadline > now and self._hand_on(channel, letter, capacity):
+            return True
+        if not self.mail.put(channel, letter, capacity, now):
             return False
         self.readers.wake(channel)
         return True
@@ -316,13 +376,17 @@ class Station:
         if local and local[1] not in self.locals:
             self.counters["stale"] += 1  # of a process that had this slot before
             return
-        home = self.home(channel)
+        home, now, letter = self.home(channel), time.time(), Letter(packed, deadline)
         if home != self.me:  # it has moved meanwhile
-            self._send_on(home, channel, packed, deadline, capacity)
-        elif not self.mail.admit(channel, capacity):
+            self._send_on(home, channel, letter, capacity)
+        elif deadline > now and self._hand_on(channel, letter, capacity):
+            return
+        elif not self.mail.admit(shared_part(channel), capacity):
             self.counters["dropped"] += 1
             self._say_full(shared_part(channel))
-        elif not self._put(channel, packed, deadline, capacity, time.time()) and not from_me:
+        elif self.mail.put(channel, letter, capacity, now):
+            self.readers.wake(channel)
+        elif not from_me:
             self._say_full(channel)
 
     def _say_full(self, name: str) -> None:
@@ -331,28 +395,28 @@ class Station:
 
     def _on_handed(self, channel: str, packed: bytes, deadline: float, capacity: int) -> None:
         self.asked.pop(channel, None)
+        letter = Letter(packed, deadline)
+        if not self.readers.hand((channel,), letter):
+            return
         if self.readers.is_waited_for(channel):
-            self.mail.put(channel, packed, deadline, capacity, time.time())
+            self.mail.put(channel, letter, capacity, time.time())
             self.readers.wake(channel)
         else:  # whoever asked has gone: others may wait
-            self._send_on(self.home(channel), channel, packed, deadline, capacity)
+            self._send_on(self.home(channel), channel, letter, capacity)
 
-    def _send_on(
-        self, home: Member, channel: str, packed: bytes, deadline: float, capacity: int
-    ) -> None:
+    def _send_on(self, home: Member, channel: str, letter: Letter, capacity: int) -> None:
         """To where a message is kept now; who sent it no longer matters."""
-        fields = (channel, packed, deadline, capacity, (-1, -1))
+        fields = (channel, letter.packed, letter.deadline, capacity, (-1, -1))
         self._publish(self._inbox(home), _SEND, *fields)
 
     def _on_want(self, channel: str, member: list[int]) -> None:
         who = (member[0], member[1])
-        taken = self.mail.take_entry(channel, time.time())
-        if taken is None:
+        letter = self.mail.take(channel, time.time())
+        if letter is None:
             if who not in self.wants[channel]:
                 self.wants[channel].append(who)
             return
-        packed, deadline = taken
-        self._publish(self._inbox(who), _HANDED, channel, packed, deadline, 1)
+        self._publish(self._inbox(who), _HANDED, channel, letter.packed, letter.deadline, 1)
 
     def _on_full(self, channel: str) -> None:
         self.full[channel] = time.time() + _FULL_FOR
@@ -361,8 +425,8 @@ class Station:
         """A process has come: what is no longer kept here goes to where it is now."""
         now = time.time()
         for channel in [c for c in self.mail.names() if self.home(c) != self.me]:
-            while (entry := self.mail.take_entry(channel, now)) is not None:
-                self._send_on(self.home(channel), channel, *entry, 1 << 30)
+            while (letter := self.mail.take(channel, now)) is not None:
+                self._send_on(self.home(channel), channel, letter, 1 << 30)
         for channel in [c for c in self.wants if self.home(c) != self.me]:
             for member in self.wants.pop(channel):
                 self._publish(self._inbox(self.home(channel)), _WANT, channel, member)
@@ -370,13 +434,14 @@ class Station:
         self.readers.wake_all()
 
     def _move_memberships(self, now: float) -> None:
-        for group, members in list(self.groups.items()):
-            for channel, (expires, capacity) in list(members.items()):
+        for name, group in list(self.groups.items()):
+            for channel, (ends, capacity) in list(group.channels.items()):
                 home = self.home(channel)
                 if home != self.me:
-                    fields = (group, channel, expires - now, capacity, self.me, 0)
+                    plain = name[len(self._to_groups) :]
+                    fields = (plain, channel, ends - now, capacity, self.me, 0)
                     self._publish(self._inbox(home), _ADD, *fields)
-                    self._leave(group, channel)
+                    self._leave(name, channel)
 
     # ----------------------------------------------------------------- groups
 
@@ -384,7 +449,7 @@ class Station:
         """Adds a channel at its home; returns once the home has joined the group."""
         home = self.home(channel)
         if home == self.me:
-            self._join(group, channel, time.time() + expiry, capacity)
+            self._join(self._group(group), channel, time.time() + expiry, capacity)
         else:
             await self._request(self._inbox(home), 1, _ADD, group, channel, expiry, capacity)
 
@@ -392,7 +457,7 @@ class Station:
         """Takes a channel out at its home."""
         home = self.home(channel)
         if home == self.me:
-            self._leave(group, channel)
+            self._leave(self._group(group), channel)
         else:
             await self._request(self._inbox(home), 1, _DISCARD, group, channel)
 
@@ -410,7 +475,7 @@ class Station:
         number, future = next(self.numbers), loop.create_future()
         self.answers[number] = (loop, future, [expected, 0])
         with self.lock:
-            self.readers.wait(loop, f"answer {number}")
+            self.readers.watch(loop)
         try:
             self._publish(to, kind, *fields, self.me, number)
             self.pump()  # what has been taken to the last arms the notification of the answer
@@ -418,9 +483,7 @@ class Station:
         except asyncio.TimeoutError:
             return 0
         finally:
-            with self.lock:
-                del self.answers[number]
-                self.readers.forget(f"answer {number}")
+            del self.answers[number]
 
     def _answer(self, asker: list[int], number: int, value: int) -> None:
         if number:
@@ -446,11 +509,11 @@ class Station:
         asker: list[int],
         number: int,
     ) -> None:
-        self._join(group, channel, time.time() + expiry, capacity)
+        self._join(self._group(group), channel, time.time() + expiry, capacity)
         self._answer(asker, number, 1)
 
     def _on_discard(self, group: str, channel: str, asker: list[int], number: int) -> None:
-        self._leave(group, channel)
+        self._leave(self._group(group), channel)
         self._answer(asker, number, 1)
 
     def _on_size(self, group: str, asker: list[int], number: int) -> None:
@@ -458,24 +521,27 @@ class Station:
 
     def _size(self, group: str) -> int:
         with self.lock:
-            now = time.time()
-            return sum(expires > now for expires, _ in self.groups.get(group, {}).values())
+            here = self.groups.get(self._group(group))
+            return here.size(time.time()) if here else 0
 
-    def _join(self, group: str, channel: str, expires: float, capacity: int) -> None:
+    def _join(self, name: str, channel: str, ends: float, capacity: int) -> None:
         with self.lock:
-            members = self.groups.setdefault(group, {})
-            if not members:
-                self.core.join(self._group(group))
-            members[channel] = (expires, capacity)
+            group = self.groups.get(name)
+            if group is None:
+                self.is_armed = False  # a wait for an answer reads the descriptor
+                self.core.join(name)
+                group = self.groups[name] = Group()
+            group.add(channel, ends, capacity)
 
-    def _leave(self, group: str, channel: str) -> None:
+    def _leave(self, name: str, channel: str) -> None:
         with self.lock:
-            members = self.groups.get(group)
-            if members is None or members.pop(channel, None) is None or members:
+            group = self.groups.get(name)
+            if group is None or group.channels.pop(channel, None) is None or group.channels:
                 return
-            del self.groups[group]
+            del self.groups[name]
+            self.is_armed = False
             with suppress(errors.NotJoined):
-                self.core.leave(self._group(group))
+                self.core.leave(name)
 
     # ------------------------------------------------------------------ flush
 
@@ -485,9 +551,9 @@ class Station:
         await self._request(self._all, expected, _FLUSH)
 
     def _on_flush(self, asker: list[int], number: int) -> None:
-        for group in list(self.groups):
-            for channel in list(self.groups.get(group, ())):
-                self._leave(group, channel)
+        for name, group in list(self.groups.items()):
+            for channel in list(group.channels):
+                self._leave(name, channel)
         self.mail.clear()
         self.full.clear()
         self._answer(asker, number, 0)
