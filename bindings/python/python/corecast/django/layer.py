@@ -10,7 +10,7 @@ from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
 from ..hub import Hub
-from .letters import Message
+from .letters import Letter, Message
 from .station import Forks, Station, station_of_process
 
 # Names that are remembered at most.
@@ -86,7 +86,10 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         station = self._station()
         if channel not in self._received:
             self._check_receiver(channel)
-        return (await station.receive(channel)).open(self)
+        found = station.ask(channel)
+        if not isinstance(found, Letter):
+            found = await station.arrival(channel, found)
+        return found.open(self)
 
     def _check_receiver(self, channel: str) -> None:
         """Once for each name: a reader asks for the same one again and again."""

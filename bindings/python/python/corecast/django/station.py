@@ -25,7 +25,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from contextlib import suppress
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import msgpack
 
@@ -227,18 +227,31 @@ class Station:
 
     # -------------------------------------------------------------- receiving
 
-    async def receive(self, channel: str) -> Letter:
-        """The next message, waiting for it."""
-        loop = asyncio.get_running_loop()
-        while True:
-            with self.lock:
-                letter = self._next(channel)
+    def ask(self, channel: str) -> Union[Letter, Waiter]:
+        """The next message, or what :meth:`arrival` waits for."""
+        mail = self.mail
+        with self.lock:
+            if mail.untaken:
+                mail.asked(channel)
+            if channel in mail.boxes:
+                letter = mail.take(channel, time.time())
                 if letter is not None:
                     return letter
-                is_far = "!" not in channel and self._ask_home(channel)
-                waiter = self.readers.wait(loop, channel)
+            if not self.is_armed:
+                self.pump()
+                letter = mail.take(channel, time.time())
+                if letter is not None:
+                    return letter
+            return self.readers.wait(asyncio.get_running_loop(), channel)
+
+    async def arrival(self, channel: str, waiter: Waiter) -> Letter:
+        """What a reader waits for that has asked."""
+        while True:
             try:
-                letter = await (asyncio.wait_for(waiter, _LOOK) if is_far else waiter)
+                if "!" not in channel and self._ask_home(channel):
+                    letter = await asyncio.wait_for(waiter, _LOOK)
+                else:
+                    letter = await waiter
             except asyncio.TimeoutError:
                 with self.lock:
                     self.readers.forget(channel, waiter)
@@ -249,15 +262,10 @@ class Station:
             else:
                 if letter is not None:
                     return letter
-
-    def _next(self, channel: str) -> Optional[Letter]:
-        """What has come for a channel."""
-        self.mail.asked(channel)
-        letter = self.mail.take(channel, time.time()) if channel in self.mail.boxes else None
-        if letter is None and not self.is_armed:
-            self.pump()
-            letter = self.mail.take(channel, time.time())
-        return letter
+            found = self.ask(channel)
+            if isinstance(found, Letter):
+                return found
+            waiter = found
 
     def _give_up(self, channel: str, waiter: Waiter) -> None:
         """A reader was cancelled: what it got, or was put aside for it, is for others who wait."""
@@ -294,14 +302,15 @@ class Station:
 
     def _ask_home(self, channel: str) -> bool:
         """Asks for a message of a channel that is kept elsewhere; False for our own."""
-        home = self.home(channel)
-        if home == self.me:
-            self.asked.pop(channel, None)
-            return False
-        if self.asked.get(channel) != home:
-            self.asked[channel] = home
-            self._publish(self._inbox(home), _WANT, channel, self.me)
-        return True
+        with self.lock:
+            home = self.home(channel)
+            if home == self.me:
+                self.asked.pop(channel, None)
+                return False
+            if self.asked.get(channel) != home:
+                self.asked[channel] = home
+                self._publish(self._inbox(home), _WANT, channel, self.me)
+            return True
 
     def pump(self) -> None:
         """Takes what has come from the core and puts it where it is waited for."""
@@ -339,16 +348,17 @@ class Station:
             self._keep(name, group, left, letter, now)
 
     def _keep(self, name: str, group: Group, left: list[str], letter: Letter, now: float) -> None:
-        """A group message for those of its channels for which nobody waits."""
-        full = 0
-        admitted: dict[str, bool] = {"": True}
+        """A group message for those of its channels for which nobody waits in this loop."""
+        full, admitted = 0, {"": True}
         for channel in left:
-            capacity, part = group.channels[channel][1], shared_part(channel)
+            _, capacity, part = group.channels[channel]
             if part not in admitted:
                 admitted[part] = self.mail.admit(part, capacity)
             if not admitted[part]:
                 self.counters["dropped"] += 1
                 full += 1
+            elif self.wants and letter.deadline > now and self._hand_on(channel, letter, capacity):
+                continue
             elif not self._put(channel, letter, capacity, now):
                 full += 1
         if full:
@@ -356,12 +366,11 @@ class Station:
             log.info(text, full, len(group.channels), name[len(self._to_groups) :])
 
     def _put(self, channel: str, letter: Letter, capacity: int, now: float) -> bool:
-        """False: the channel is full."""
-        if letter.deadline > now and self._hand_on(channel, letter, capacity):
-            return True
+        """Keeps it for whoever asks next; False: the channel is full."""
         if not self.mail.put(channel, letter, capacity, now):
             return False
-        self.readers.wake(channel)
+        if channel in self.readers.waiters:  # in another thread's loop
+            self.readers.wake(channel)
         return True
 
     # ----------------------------------------------------- what others ask of us
@@ -384,9 +393,7 @@ class Station:
         elif not self.mail.admit(shared_part(channel), capacity):
             self.counters["dropped"] += 1
             self._say_full(shared_part(channel))
-        elif self.mail.put(channel, letter, capacity, now):
-            self.readers.wake(channel)
-        elif not from_me:
+        elif not self._put(channel, letter, capacity, now) and not from_me:
             self._say_full(channel)
 
     def _say_full(self, name: str) -> None:
@@ -399,8 +406,7 @@ class Station:
         if not self.readers.hand((channel,), letter):
             return
         if self.readers.is_waited_for(channel):
-            self.mail.put(channel, letter, capacity, time.time())
-            self.readers.wake(channel)
+            self._put(channel, letter, capacity, time.time())
         else:  # whoever asked has gone: others may wait
             self._send_on(self.home(channel), channel, letter, capacity)
 
@@ -435,7 +441,7 @@ class Station:
 
     def _move_memberships(self, now: float) -> None:
         for name, group in list(self.groups.items()):
-            for channel, (ends, capacity) in list(group.channels.items()):
+            for channel, (ends, capacity, _) in list(group.channels.items()):
                 home = self.home(channel)
                 if home != self.me:
                     plain = name[len(self._to_groups) :]
