@@ -56,8 +56,8 @@ class Board:
 Make = Callable[[], Any]
 
 
-def through_corecast() -> Make:
-    hub = corecast.Hub(workers=2, cores=2, queue_bytes=4 << 20)
+def through_corecast(assist: bool) -> Make:
+    hub = corecast.Hub(workers=2, cores=2, queue_bytes=4 << 20, assist=assist)
     hub.start()
 
     def make() -> Any:
@@ -274,7 +274,10 @@ def main() -> None:
     rounds, seconds = (1, 0.1) if args.quick else (args.rounds, args.seconds)
     figures: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        layers = {"corecast": through_corecast()}
+        layers = {
+            "corecast": through_corecast(assist=False),
+            "corecast, assist": through_corecast(assist=True),
+        }
         wanted = args.only or [*layers, *GOALS]
         with (
             redis(Path(folder))

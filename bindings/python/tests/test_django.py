@@ -203,6 +203,65 @@ async def test_messages_of_a_megabyte_and_each_reader_its_own_copy() -> None:
     assert second["list"] == [1] and len(second["text"]) == 1_000_000
 
 
+@pytest.mark.parametrize("more", [{}, {"list": [1]}])
+async def test_readers_of_a_group_share_nothing_that_can_be_changed(
+    layer: ChannelLayer, more: dict[str, Any]
+) -> None:
+    channels = [await layer.new_channel() for _ in range(3)]
+    for channel in channels:
+        await layer.group_add("room", channel)
+    sent = {"type": "x", "n": 1, **more}
+    await layer.group_send("room", sent)
+    for channel in channels:
+        message = await asyncio.wait_for(layer.receive(channel), 40)
+        assert message == sent
+        message["n"] = 2
+        message.get("list", []).append(2)
+
+
+async def test_what_a_reader_was_handed_that_is_cancelled_goes_to_the_next(
+    layer: ChannelLayer,
+) -> None:
+    """It is cancelled after it got its message and before it runs."""
+    channel = await layer.new_channel()
+    station = layer._station()
+    for others in (0, 1):
+        readers = [asyncio.create_task(layer.receive(channel)) for _ in range(1 + others)]
+        await asyncio.sleep(0)
+        await layer.send(channel, {"type": "first"})
+        await layer.send(channel, {"type": "second"})
+        while not station.mail.boxes and station.readers.waiters:
+            station.pump()
+        readers[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await readers[0]
+        left = [await asyncio.wait_for(reader, 40) for reader in readers[1:]]
+        left += [await asyncio.wait_for(layer.receive(channel), 40) for _ in range(2 - others)]
+        assert sorted(message["type"] for message in left) == ["first", "second"]
+        if not others:  # and in the order in which they came
+            assert left[0]["type"] == "first"
+    assert not station.mail.boxes and not station.readers.waiters
+
+
+async def test_a_reader_in_another_threads_loop_gets_what_this_one_takes(
+    layer: ChannelLayer,
+) -> None:
+    channel, answers = await layer.new_channel(), await layer.new_channel()
+
+    async def read() -> list[int]:
+        got = []
+        for _ in range(100):
+            got.append((await asyncio.wait_for(layer.receive(channel), 40))["n"])
+            await layer.send(answers, {"type": "got", "n": got[-1]})
+        return got
+
+    other = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(read())))
+    for n in range(100):
+        await layer.send(channel, {"type": "x", "n": n})
+        assert (await asyncio.wait_for(layer.receive(answers), 40))["n"] == n
+    assert await other == list(range(100))
+
+
 async def test_names_that_come_and_go_leave_nothing_behind(layer: ChannelLayer) -> None:
     station = layer._station()
     for turn in range(200):
