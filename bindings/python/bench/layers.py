@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -279,11 +279,7 @@ def main() -> None:
             "corecast, assist": through_corecast(assist=True),
         }
         wanted = args.only or [*layers, *GOALS]
-        with (
-            redis(Path(folder))
-            if set(wanted) & set(GOALS)
-            else contextmanager(iter)([""]) as socket
-        ):
+        with redis(Path(folder)) if set(wanted) & set(GOALS) else nullcontext("") as socket:
             for kind in ("core", "pubsub"):
                 layers[f"channels_redis {kind}"] = through_redis(kind, socket)
             for channels, paced in CASES:
