@@ -41,5 +41,33 @@ def chat_while_a_worker_is_killed(
     for window in (ann, bob):
         window.hears("still here")
     ann.photograph(f"{name}-after-a-kill")
-    bob.driver.execute_script("socket.onclose = null; socket.close()")
+    rooms_are_apart(ann, bob, members)
+    leave(bob)
     eventually(lambda: members() == 1, "one member after the other left")
+
+
+def leave(window: Window) -> None:
+    window.driver.execute_script("socket.onclose = null; socket.close()")
+
+
+def rooms_are_apart(ann: Window, bob: Window, members: Callable[[], int]) -> None:
+    """Bob goes to another room, in the same window, and comes back."""
+    coffee = bob.url.replace("/tea/", "/coffee/")
+    assert coffee != bob.url
+    bob.driver.get(coffee)
+    eventually(lambda: worker(bob), "a connection in the other room")
+    for turn in ("first", "second"):
+        # A room's lines come in the order in which the hub got them: had one gone to the wrong
+        # window, it would be there before the next one.
+        for window, room in ((ann, "tea"), (bob, "coffee")):
+            window.say(f"{turn} line on {room}")
+            window.hears(f"{turn} line on {room}")
+    assert bob.lines() == ["first line on coffee", "second line on coffee"], bob.lines()
+    assert not [line for line in ann.lines() if "coffee" in line], ann.lines()
+    leave(bob)
+    eventually(lambda: members() == 1, "one member; the page that was left has no connection")
+    bob.driver.back()
+    eventually(lambda: members() == 2, "two members after the way back")
+    ann.say("welcome back")
+    bob.hears("welcome back")
+    assert not [line for line in bob.lines() if "coffee" in line], bob.lines()
