@@ -195,6 +195,29 @@ mod tests {
     }
 
     #[test]
+    fn a_master_says_who_keeps_it_from_its_work() {
+        let hub = hub();
+        let (mut master, role) = (hub.master().expect("a master"), hub.inner.view.sleep);
+        let mut core = hub.attach(0, 0).expect("a core");
+        master.step();
+        let now = Some(Duration::ZERO);
+        (0..2).for_each(|_| _ = master.poll(now).expect("polled"));
+        assert!(role.assist(0), "it sleeps");
+        let pid = std::process::id();
+        assert_eq!(master.poll(now), Err(MasterError::Assisted { pid }));
+        assert_eq!(master.step(), 0);
+        core.send("nobody", b"").expect("sent");
+        role.leave();
+        assert_eq!(master.poll(now), Ok(1));
+        // It stops without the role as well, and leaves the router to be made anew.
+        (0..2).for_each(|_| _ = master.poll(now).expect("polled"));
+        assert!(role.assist(0), "it sleeps");
+        drop(master);
+        role.leave();
+        assert!(hub.master().is_ok());
+    }
+
+    #[test]
     fn a_router_is_kept_by_masters_that_stop_and_made_anew_after_one_that_died() {
         let hub = hub();
         let mut master = hub.master().expect("a master");

@@ -37,6 +37,8 @@ pub struct Master {
     router: Option<Place<Router>>,
     epoll: Arc<Epoll>,
     liveness: Liveness,
+    /// Events have been taken that nobody has handled.
+    has_missed: bool,
     pid: u32,
 }
 
@@ -48,6 +50,8 @@ const PASSES: u32 = 256;
 const STREAM: u64 = 8;
 /// How long a wake is put off at most while senders stream.
 const HOLD: Duration = Duration::from_micros(50);
+/// How long a master waits for a helper that makes no progress before it says so.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a master looks whether a helper has done, or has died.
 const HELPING: Duration = Duration::from_micros(100);
 /// Turns of [`pause`], one to three microseconds.
@@ -73,6 +77,7 @@ impl Master {
         let mut master = Self {
             liveness: Liveness::new(Arc::clone(&epoll), hub.view.layout.slots),
             router: Some(router),
+            has_missed: false,
             epoll,
             pid,
             hub,
@@ -95,7 +100,9 @@ impl Master {
     /// When it returns, [`AsFd::as_fd`] becomes readable as soon as there is work again.
     ///
     /// # Errors
-    /// This is not the process that made the master.
+    /// This is not the process that made the master. In assist mode [`MasterError::Assisted`] when a
+    /// worker is in the middle of the master's work and has made no progress for a second: nothing is
+    /// lost by calling again.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<usize, MasterError> {
         self.check_process()?;
         self.keep_pulse();
@@ -123,8 +130,8 @@ impl Master {
     /// One routing pass with its notifications; never waits. Returns the number of messages
     /// routed. For hosts that poll without sleeping; deaths are seen by [`Self::poll`] only.
     pub fn step(&mut self) -> usize {
-        if self.hub.view.config.assist {
-            self.claim();
+        if self.claims() && self.claim().is_err() {
+            return 0; // a helper makes no progress
         }
         let router = self.router();
         let before = router.stats.messages;
@@ -137,7 +144,7 @@ impl Master {
     #[cfg(debug_assertions)]
     #[doc(hidden)]
     pub fn sabotage(&mut self, how: crate::Sabotage) {
-        self.claim();
+        self.claim().expect("no helper is stopped");
         self.router().sabotage = how;
     }
 
@@ -307,16 +314,19 @@ impl Master {
         }
     }
 
-    /// Has the role of the router from here on: the master is awake.
-    fn claim(&mut self) {
-        if !self.hub.view.config.assist {
-            return self.hub.view.sleep.awake();
+    /// Whether the role of the router must be asked for.
+    fn claims(&self) -> bool {
+        self.hub.view.config.assist
+    }
+
+    /// Has the role of the router from here on: the master is awake. An error when a helper keeps it.
+    fn claim(&mut self) -> Result<(), MasterError> {
+        if !self.claims() {
+            self.hub.view.sleep.awake();
+        } else if let Claim::Helped(_) = claim(&self.hub, PATIENCE)? {
+            self.start_anew();
         }
-        // Without a limit there is no error.
-        if !matches!(claim(&self.hub, None), Ok(Claim::Helped(_))) {
-            return;
-        }
-        self.start_anew();
+        Ok(())
     }
 
     /// After a helper that died with the role: as a successor.
@@ -330,10 +340,19 @@ impl Master {
 
     fn wait(&mut self, timeout: Duration) -> Result<Events, MasterError> {
         let mut events = [EpollEvent::empty(); 16];
+        let timeout = if self.has_missed {
+            Duration::ZERO
+        } else {
+            timeout
+        };
         let millis = timeout.min(LONGEST_SLEEP).as_micros().div_ceil(1000) as u16;
         let result = self.epoll.wait(&mut events, EpollTimeout::from(millis));
-        self.claim();
+        // Descriptors tell of what happens once: it is not forgotten while somebody keeps the role.
+        let missed = std::mem::replace(&mut self.has_missed, true);
+        self.claim()?;
+        self.has_missed = false;
         match result {
+            _ if missed => Ok(Events::Processes),
             Ok(n) if events[..n].iter().any(|e| e.data() != u64::MAX) => Ok(Events::Processes),
             Ok(0) => Ok(Events::None),
             Ok(_) => Ok(Events::Rung),
@@ -434,7 +453,7 @@ fn stop_being_the_master(hub: &Inner) {
 
 /// Waits until the role of the router is the master's, at most for `patience`. Says who had it:
 /// `Helped` is a helper that died with it.
-fn claim(hub: &Inner, patience: Option<Duration>) -> Result<Claim, MasterError> {
+fn claim(hub: &Inner, patience: Duration) -> Result<Claim, MasterError> {
     let role = hub.view.sleep;
     let (backoff, start) = (Backoff::new(), Instant::now());
     loop {
@@ -450,7 +469,7 @@ fn claim(hub: &Inner, patience: Option<Duration>) -> Result<Claim, MasterError> 
             role.seize();
             return Ok(claim);
         }
-        if patience.is_some_and(|patience| start.elapsed() >= patience) {
+        if start.elapsed() >= patience {
             let pid = hub.view.slot(slot).load().pid();
             return Err(MasterError::Assisted { pid });
         }
@@ -463,7 +482,7 @@ fn claim(hub: &Inner, patience: Option<Duration>) -> Result<Claim, MasterError> 
 fn take_over(hub: &Inner) -> Result<Place<Router>, MasterError> {
     let is_whole = if hub.view.config.assist {
         // Then the one router of all masters is in the pool, as the last one has left it.
-        let claim = claim(hub, Some(hub.view.config.answer_timeout));
+        let claim = claim(hub, hub.view.config.answer_timeout);
         claim.inspect_err(|_| stop_being_the_master(hub))? == Claim::Given
     } else {
         true
@@ -517,28 +536,28 @@ impl Drop for Master {
         if self.hub.mark.current() != self.pid {
             return;
         }
-        self.claim();
+        let claimed = |claim| matches!(claim, Ok(Claim::Given | Claim::Held));
+        let has_role = !self.claims() || claimed(claim(&self.hub, PATIENCE));
         let state = &self.hub.view.header.master;
         if !MasterState::Gone.change(state, MasterState::load(state)) {
             return; // damage: nobody else changes it while its master lives
         }
-        self.hub.view.header.pulse.end();
-        for slot in 0..self.hub.view.layout.slots {
-            let mailbox = self.hub.view.mailbox(slot);
-            if self.router().owner_pid(slot).is_some() {
-                notify::wake(&mailbox.event);
-                self.hub
-                    .core_fds
-                    .get(slot)
-                    .into_iter()
-                    .for_each(notify::ring);
-            }
+        let view = &self.hub.view;
+        view.header.pulse.end();
+        for slot in (0..view.layout.slots).filter(|&slot| !view.slot(slot).load().is_free()) {
+            notify::wake(&view.mailbox(slot).event);
+            let fd = self.hub.core_fds.get(slot);
+            fd.into_iter().for_each(notify::ring);
+        }
+        // What a helper has in its hands, or died with, is not for the next master.
+        if !has_role {
+            return;
         }
         if let Some(mut router) = self.hub.router.try_lock() {
             *router = self.router.take();
         }
-        if self.hub.view.config.assist {
-            self.hub.view.sleep.stop();
+        if self.claims() {
+            view.sleep.stop();
         }
     }
 }
@@ -563,7 +582,11 @@ impl MasterThread {
                 block_signals();
                 // SYNC(master.stop): pairs with the store in `end`; carries no data.
                 while !stopped.load(Ordering::Acquire) {
-                    master.turn()?;
+                    match master.turn() {
+                        // It may be let go on, or killed; nobody here can be told.
+                        Ok(()) | Err(MasterError::Assisted { .. }) => {}
+                        Err(other) => return Err(other),
+                    }
                 }
                 Ok(())
             })
