@@ -19,6 +19,16 @@ ChannelName = Union[str, bytes]
 _BURST = 128
 
 
+def closes(
+    self: Any,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """The end of a ``with`` block for a hub or a core."""
+    self.close()
+
+
 class Core(_corecast.Core):
     """One unit of concurrency of a worker, attached to a hub.
 
@@ -35,13 +45,7 @@ class Core(_corecast.Core):
     def __enter__(self) -> Core:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    __exit__ = closes
 
     def __iter__(self) -> Iterator[Message]:
         """Messages as they come; waits for each. For threads."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Literal, Union
 
 from . import _corecast
-from .core import Core
+from .core import Core, closes
 
 Overflow = Literal["drop_newest", "drop_oldest", "block"]
 Timestamps = Literal["off", "batch", "message"]
@@ -44,13 +43,7 @@ class Hub(_corecast.Hub):
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    __exit__ = closes
 
 
 ChannelName = Union[str, bytes]
