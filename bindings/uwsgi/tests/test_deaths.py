@@ -174,7 +174,7 @@ def a_worker_that_is_terminated_leaves_nothing_behind(server):
 
 @test(("processes", "threads", "gevent"), processes=4)
 def a_worker_that_is_reloaded_leaves_nothing_behind(server):
-    # A worker of 2.0.21 may wait for its threads for ever, when none but it knows of the reload.
+    # A worker of 2.0.21 may hang, when none but it knows of the reload: see the README.
     if server.mode == "threads" and server.flavour.version.startswith("2.0.21"):
         return "left out"
 
