@@ -3,7 +3,9 @@
 //! all its programs, notice nothing: everything comes once, whole, and to both receivers in one order.
 //!
 //! An exec ends all other threads of a process where they are, so each reload is the death of a master
-//! at some instruction of whatever it does. `CORECAST_RELOADS` makes it more than a few.
+//! at some instruction of whatever it does. Where the master is a process of its own, it is killed at
+//! such a moment, some while they still adopt the hub, and the server that has made the hub replaces
+//! itself after that. `CORECAST_RELOADS` makes it more than a few.
 
 // The tests' own bookkeeping across processes; not subject to the models.
 #![allow(clippy::disallowed_types)]
@@ -17,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::{LONG, Rng, Watchdog, fork, wait_until};
-use corecast::{Core, Hub, Overflow};
+use corecast::{Core, Hub, MasterThread, Overflow};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -29,6 +31,21 @@ const SENDERS: usize = 2;
 const RECEIVERS: usize = 2;
 const WORKERS: usize = SENDERS + RECEIVERS;
 const RELOADS: u64 = 150;
+
+/// Where the master is, and who else does its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// A thread of the server, ended by its exec.
+    Thread,
+    /// The same, and the workers help.
+    Assist,
+    /// A child of the server, killed before its exec.
+    Child,
+}
+
+impl Mode {
+    const ALL: [Self; 3] = [Self::Thread, Self::Assist, Self::Child];
+}
 
 /// What all processes share, over exec too: a memfd of words.
 #[derive(Clone, Copy)]
@@ -66,6 +83,9 @@ impl Board {
         most 4,
         lost 6,
         violations 7,
+        // Masters killed, and those of them that were while they still adopted the hub.
+        kills 8,
+        young 9,
     }
 
     fn pid(self, worker: usize) -> &'static AtomicU64 {
@@ -127,7 +147,8 @@ fn receive(mut core: Core, receiver: usize, board: Board) {
 }
 
 /// The first program: makes the hub and the workers.
-fn begin(board: Board, assist: bool) -> Hub {
+fn begin(board: Board, mode: Mode) -> Hub {
+    let assist = mode == Mode::Assist;
     let hub = Hub::builder()
         .workers(WORKERS as u32)
         .lane_bytes(16 << 10)
@@ -163,6 +184,11 @@ fn begin(board: Board, assist: bool) -> Hub {
     hub
 }
 
+/// Messages of all senders so far.
+fn sent(board: Board) -> u64 {
+    (0..SENDERS).map(|s| board.sent(s).load(SeqCst)).sum()
+}
+
 /// One program of the server; does not return.
 fn serve(told: &str) -> ! {
     let mut words = told.splitn(5, ' ');
@@ -173,51 +199,90 @@ fn serve(told: &str) -> ! {
             .expect("told")
     };
     let (generation, last, memfd) = (number(), number(), number() as RawFd);
-    let assist = number();
+    let mode = number();
     let handoff = words.next().expect("told");
-    let board = Board::map(memfd);
+    let (board, mode_is) = (Board::map(memfd), Mode::ALL[mode as usize]);
     let hub = match generation {
-        0 => begin(board, assist == 1),
+        0 => begin(board, mode_is),
         _ => Hub::adopt(handoff).expect("adopted"),
     };
-    let master = hub.start().expect("a master");
-    if generation > 1 {
-        let open = common::open_fds() as u64;
-        board.fewest().fetch_min(open, SeqCst);
-        board.most().fetch_max(open, SeqCst);
+    if generation == last {
+        let master = hub.start().expect("a master");
+        end(&hub, master, board);
     }
+    match mode_is {
+        Mode::Thread | Mode::Assist => work_on_a_thread(&hub, board, generation),
+        Mode::Child => work_in_a_child(&hub, board, generation),
+    }
+    let handoff = hub.handoff().expect("a handoff");
+    board.reloads().fetch_add(1, SeqCst);
+    let told = format!("{} {last} {memfd} {mode} {handoff}", generation + 1);
+    panic!("exec: {}", program(&told).exec());
+}
+
+/// Has a master on a thread, in the middle of whose work it returns.
+fn work_on_a_thread(hub: &Hub, board: Board, generation: u64) {
+    std::mem::forget(hub.start().expect("a master"));
+    go_on(board, generation);
+    pause(generation, 3000);
+}
+
+/// Has a master in a child, and kills it in the middle of its work, one in three while it adopts.
+fn work_in_a_child(hub: &Hub, board: Board, generation: u64) {
+    let up = &common::shared_words(1)[0];
+    let master = fork(|| {
+        let _master = hub.start().expect("a master");
+        up.store(1, SeqCst);
+        loop {
+            std::thread::park();
+        }
+    });
+    if generation % 3 == 1 {
+        // Some come up within this, some do not.
+        pause(generation, 4000);
+    } else {
+        go_on(board, generation);
+        pause(generation, 3000);
+    }
+    master.kill();
+    board.kills().fetch_add(1, SeqCst);
+    board.young().fetch_add(1 - up.load(SeqCst), SeqCst);
+}
+
+/// Waits until messages go on under the new master, and counts descriptors.
+fn go_on(board: Board, generation: u64) {
     if generation == 0 {
         wait_until("all are ready", || {
             board.ready().load(SeqCst) == WORKERS as u64
         });
+    } else if generation > 1 {
+        let open = common::open_fds() as u64;
+        board.fewest().fetch_min(open, SeqCst);
+        board.most().fetch_max(open, SeqCst);
     }
-    if generation == last {
-        board.stop().store(1, SeqCst);
-        for worker in 0..WORKERS {
-            let pid = Pid::from_raw(board.pid(worker).load(SeqCst) as i32);
-            assert_eq!(
-                waitpid(pid, None).expect("a child"),
-                WaitStatus::Exited(pid, 0)
-            );
-        }
-        wait_until("all slots are back", || hub.stats().cores == 0);
-        board.lost().store(hub.stats().lost, SeqCst);
-        board.violations().store(hub.stats().violations, SeqCst);
-        master.stop().expect("stopped");
-        std::process::exit(0);
+    let before = sent(board);
+    wait_until("it goes on", || sent(board) > before);
+}
+
+fn pause(generation: u64, most: u64) {
+    std::thread::sleep(Duration::from_micros(Rng::new(generation + 1).below(most)));
+}
+
+/// The last program sees the workers out.
+fn end(hub: &Hub, master: MasterThread, board: Board) -> ! {
+    board.stop().store(1, SeqCst);
+    for worker in 0..WORKERS {
+        let pid = Pid::from_raw(board.pid(worker).load(SeqCst) as i32);
+        assert_eq!(
+            waitpid(pid, None).expect("a child"),
+            WaitStatus::Exited(pid, 0)
+        );
     }
-    let before: u64 = (0..SENDERS).map(|s| board.sent(s).load(SeqCst)).sum();
-    wait_until("it goes on", || {
-        (0..SENDERS)
-            .map(|s| board.sent(s).load(SeqCst))
-            .sum::<u64>()
-            > before
-    });
-    std::thread::sleep(Duration::from_micros(Rng::new(generation + 1).below(3000)));
-    let handoff = hub.handoff().expect("a handoff");
-    board.reloads().fetch_add(1, SeqCst);
-    let told = format!("{} {last} {memfd} {assist} {handoff}", generation + 1);
-    panic!("exec: {}", program(&told).exec());
+    wait_until("all slots are back", || hub.stats().cores == 0);
+    board.lost().store(hub.stats().lost, SeqCst);
+    board.violations().store(hub.stats().violations, SeqCst);
+    master.stop().expect("stopped");
+    std::process::exit(0);
 }
 
 /// This program once more.
@@ -235,12 +300,12 @@ fn a_server_that_reloads_in_the_middle_of_anything_loses_nothing() {
         serve(&told);
     }
     let _watchdog = Watchdog::new(8 * LONG);
-    for assist in [false, true] {
-        reloads(assist);
+    for mode in Mode::ALL {
+        reloads(mode);
     }
 }
 
-fn reloads(assist: bool) {
+fn reloads(mode: Mode) {
     let reloads = std::env::var("CORECAST_RELOADS");
     let reloads = reloads.map_or(RELOADS, |n| n.parse().expect("a number"));
     // Not closed on exec.
@@ -248,14 +313,17 @@ fn reloads(assist: bool) {
     nix::unistd::ftruncate(&memfd, Board::BYTES as i64).expect("room");
     let board = Board::map(memfd.as_raw_fd());
     board.fewest().store(u64::MAX, SeqCst);
-    let told = format!("0 {reloads} {} {} -", memfd.as_raw_fd(), u8::from(assist));
+    let told = format!("0 {reloads} {} {} -", memfd.as_raw_fd(), mode as u8);
     let status = program(&told).status().expect("a server");
     let said = |word: &AtomicU64| word.load(SeqCst);
-    let sent: u64 = (0..SENDERS).map(|s| said(board.sent(s))).sum();
+    let sent = sent(board);
     let received = [0, 1].map(|r| board.received(r).map(said));
     println!(
-        "{} reloads, assist {assist}, {sent} messages; descriptors {} to {}, lost {}, violations {}",
+        "master {mode:?}: {} reloads, {} masters killed ({} of them young), {sent} messages; \
+         descriptors {} to {}, lost {}, violations {}",
         said(board.reloads()),
+        said(board.kills()),
+        said(board.young()),
         said(board.fewest()),
         said(board.most()),
         said(board.lost()),
@@ -263,6 +331,8 @@ fn reloads(assist: bool) {
     );
     assert!(status.success(), "{status}");
     assert_eq!(said(board.reloads()), reloads);
+    let kills = if mode == Mode::Child { reloads } else { 0 };
+    assert_eq!(said(board.kills()), kills);
     assert_eq!(received[0][0], sent);
     assert_eq!(received[0], received[1], "two orders");
     assert_eq!(said(board.fewest()), said(board.most()), "descriptors");
