@@ -11,9 +11,10 @@
 mod common;
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use common::doomed::Doomed;
 use common::{LONG, Watchdog, alone, fork, shared_words, trace, wait_until};
 use corecast::{Core, Hub, JoinError, JoinTicket, Master, RecvError, SendError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -340,29 +341,15 @@ fn a_master_killed_anywhere_in_a_leave_leaves_it_to_its_successor() {
 }
 
 /// A worker that has joined and sent, is dead, and of whose death no master knows.
-fn a_dead_worker(stage: &mut Stage, step: &'static AtomicU64) {
-    step.store(0, Ordering::SeqCst);
-    let hub = stage.hub.clone();
+fn a_dead_worker(stage: &mut Stage) {
     let body = [7; 20];
-    let child = fork(|| {
-        let mut core = hub.attach_any().expect("an extra core");
-        core.join_async("own").expect("asked");
-        core.join_async(ROOM).expect("asked");
-        step.store(1, Ordering::SeqCst);
-        while step.load(Ordering::SeqCst) != 2 {}
-        core.send(ROOM, &body).expect("sent");
-        core.join_async("late").expect("asked");
-        step.store(3, Ordering::SeqCst);
-        std::thread::sleep(FOREVER);
-    });
-    wait_until("it has asked", || step.load(Ordering::SeqCst) == 1);
+    let worker = Doomed::new(&stage.hub, ROOM, &body, || {});
     now(stage.master());
     stage.send();
-    step.store(2, Ordering::SeqCst);
-    wait_until("it has sent", || step.load(Ordering::SeqCst) == 3);
+    worker.send();
     stage.sent.push(body.to_vec());
     stage.send();
-    child.kill();
+    worker.die();
 }
 
 #[test]
@@ -371,20 +358,12 @@ fn a_master_killed_anywhere_in_a_reaping_leaves_it_to_its_successor() {
     let _watchdog = Watchdog::new(100 * LONG);
     let mut stage = Stage::new();
     let before = stage.hub.stats();
-    let step = &shared_words(1)[0];
-    kill_at_points(
-        600,
-        false,
-        &mut stage,
-        |stage| a_dead_worker(stage, step),
-        now,
-        |stage| {
-            let stats = stage.hub.stats();
-            let held = (stats.cores, stats.subscriptions, stats.channels);
-            let expected = (before.cores, before.subscriptions, before.channels);
-            assert_eq!(held, expected, "what it held is back");
-        },
-    );
+    kill_at_points(600, false, &mut stage, a_dead_worker, now, |stage| {
+        let stats = stage.hub.stats();
+        let held = (stats.cores, stats.subscriptions, stats.channels);
+        let expected = (before.cores, before.subscriptions, before.channels);
+        assert_eq!(held, expected, "what it held is back");
+    });
 }
 
 #[test]

@@ -17,16 +17,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{Child, LONG, Watchdog, fork, shared_words, wait_until};
-use corecast::{AttachError, Config, ConnectError, Core, Hub, ListenError, Message, SendError};
+use corecast::{
+    AttachError, Config, ConnectError, Core, Hub, ListenError, MasterThread, Message, SendError,
+};
 
-/// A hub of this configuration that listens for workers of all indices, and its socket's name.
-fn listening(edit: impl FnOnce(&mut Config)) -> (Hub, String) {
+/// A small hub: two workers, an extra slot, or as `edit` says.
+fn small(edit: impl FnOnce(&mut Config)) -> Hub {
     let mut config = Config::default();
     (config.workers, config.extra, config.channels) = (2, 1, 64);
     edit(&mut config);
-    let hub = Hub::create(&config).expect("a hub");
+    Hub::create(&config).expect("a hub")
+}
+
+/// One that listens for workers of all indices, and its socket's name.
+fn listening(edit: impl FnOnce(&mut Config)) -> (Hub, String) {
+    let hub = small(edit);
     let name = hub.listen(None, 0).expect("listens");
     (hub, name)
+}
+
+/// One that listens at `name` and has a master.
+fn serving(name: &str, edit: impl FnOnce(&mut Config)) -> (Hub, MasterThread) {
+    let hub = small(edit);
+    let master = hub.start().expect("a master");
+    assert_eq!(hub.listen(Some(name), 0).as_deref(), Ok(name));
+    (hub, master)
+}
+
+/// For `small`: no more than one worker and no extra slot.
+fn one_seat(config: &mut Config) {
+    (config.workers, config.extra) = (1, 0);
 }
 
 /// A name of this test's own, for hubs that are made after their guests.
@@ -96,11 +116,7 @@ fn guests_talk_to_each_other_and_have_the_memory_of_a_worker() {
             })
         })
         .collect();
-    let mut config = Config::default();
-    (config.workers, config.extra, config.channels) = (2, 1, 64);
-    let hub = Hub::create(&config).expect("a hub");
-    let master = hub.start().expect("a master");
-    assert_eq!(hub.listen(Some(&name), 0), Ok(name.clone()));
+    let (hub, master) = serving(&name, |_| {});
     assert_eq!(hub.listen(None, 0), Err(ListenError::Listening));
     guests.into_iter().for_each(Child::join);
     master.stop().expect("stopped");
@@ -126,13 +142,7 @@ fn a_stray_store_of_a_guest_into_anothers_part_ends_it_alone() {
             unsafe { std::ptr::with_exposed_provenance_mut::<u8>(at + 8192).write_volatile(1) };
         })
     };
-    let hub = Hub::builder()
-        .workers(1)
-        .channels(64)
-        .create()
-        .expect("a hub");
-    let _master = hub.start().expect("a master");
-    hub.listen(Some(&name), 0).expect("listens");
+    let (hub, _master) = serving(&name, one_seat);
     assert_eq!(
         stray.signal_of_end(),
         Some(nix::sys::signal::Signal::SIGSEGV)
@@ -179,9 +189,7 @@ fn without_isolation_there_is_one_memory() {
 #[test]
 fn seats_are_the_workers_from_the_first_given_on_and_then_the_extra_slots() {
     let _watchdog = Watchdog::new(LONG);
-    let mut config = Config::default();
-    (config.workers, config.cores, config.extra) = (2, 2, 2);
-    let hub = Hub::create(&config).expect("a hub");
+    let hub = small(|c| (c.cores, c.extra) = (2, 2));
     let name = hub.listen(None, 1).expect("listens");
     let _master = hub.start().expect("a master");
     fork(|| {
@@ -245,12 +253,7 @@ fn who_forks_after_connecting_connects_again_in_the_child() {
 
 #[test]
 fn names_that_cannot_be_are_refused_with_the_reason() {
-    let hub = Hub::builder()
-        .workers(1)
-        .extra(0)
-        .channels(64)
-        .create()
-        .expect("a hub");
+    let hub = small(one_seat);
     for name in ["", "@", "no-slash"] {
         let error = hub.listen(Some(name), 0).expect_err("no name");
         assert!(error.to_string().contains("begins with @"), "{error}");
@@ -273,11 +276,7 @@ fn names_that_cannot_be_are_refused_with_the_reason() {
         }
     );
     let taken = hub.listen(None, 0).expect("listens");
-    let other = Hub::builder()
-        .workers(1)
-        .channels(64)
-        .create()
-        .expect("a hub");
+    let other = small(one_seat);
     assert_eq!(other.listen(Some(&taken), 0), Err(ListenError::Taken));
 }
 
@@ -288,13 +287,7 @@ fn a_socket_file_goes_with_its_hub_and_one_left_over_is_replaced() {
     std::fs::create_dir(&folder).expect("a folder");
     let path = folder.join("hub.sock");
     let name = path.to_str().expect("text").to_owned();
-    let make = || {
-        Hub::builder()
-            .workers(1)
-            .channels(64)
-            .create()
-            .expect("a hub")
-    };
+    let make = || small(one_seat);
     fork(|| {
         let left = make();
         left.listen(Some(&name), 0).expect("listens");

@@ -6,6 +6,7 @@
 // The tests' own bookkeeping across processes; not subject to the models.
 #![allow(clippy::disallowed_types)]
 
+pub mod doomed;
 pub mod trace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

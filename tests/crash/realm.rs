@@ -3,13 +3,12 @@
 //! what they check.
 
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use corecast::{Core, Hub, JoinError, Master, Overflow, RecvError, SendError, Stats};
 
 use crate::arena;
-use crate::common::{fork, shared_words, wait_until};
+use crate::common::doomed::Doomed;
 use crate::figures::Faults;
 use crate::world::{lowest_free_fd, read_eventfd};
 
@@ -171,28 +170,14 @@ impl Realm {
 
     /// A worker that has joined and sent, is dead, and of whose death no master knows.
     fn lose_a_worker(&mut self) {
-        let step: &AtomicU64 = &shared_words(1)[0];
-        let (hub, body) = (self.hub.clone(), body(self.sent.len() + 1));
-        let child = fork(|| {
-            arena::leave();
-            let mut core = hub.attach_any().expect("an extra core");
-            core.join_async("own").expect("asked");
-            core.join_async(ROOM).expect("asked");
-            step.store(1, Ordering::SeqCst);
-            while step.load(Ordering::SeqCst) != 2 {}
-            core.send(ROOM, &body).expect("sent");
-            core.join_async("late").expect("asked");
-            step.store(3, Ordering::SeqCst);
-            std::thread::sleep(FOREVER);
-        });
-        wait_until("it has asked", || step.load(Ordering::SeqCst) == 1);
+        let body = body(self.sent.len() + 1);
+        let worker = Doomed::new(&self.hub, ROOM, &body, arena::leave);
         now(self.master());
         self.send();
-        step.store(2, Ordering::SeqCst);
-        wait_until("it has sent", || step.load(Ordering::SeqCst) == 3);
+        worker.send();
         self.sent.push(body);
         self.send_some();
-        child.kill();
+        worker.die();
     }
 
     fn master(&mut self) -> &mut Master {

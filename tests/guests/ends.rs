@@ -34,7 +34,7 @@ fn a_killed_guest_loses_its_subscriptions_and_a_successor_gets_its_seat() {
 #[test]
 fn a_seat_is_free_when_its_hub_and_cores_are_dropped_though_the_process_lives() {
     let _watchdog = Watchdog::new(LONG);
-    let (hub, name) = listening(|c| (c.workers, c.extra) = (1, 0));
+    let (hub, name) = listening(one_seat);
     let _master = hub.start().expect("a master");
     fork(|| {
         let before = mappings(); // inherited: this child was forked when the hub was there
@@ -122,16 +122,7 @@ fn a_hub_that_ends_is_noticed_and_one_that_has_ended_is_not_found() {
     let host = {
         let name = name.clone();
         fork(move || {
-            let (hub, _) = (
-                Hub::builder()
-                    .workers(2)
-                    .channels(64)
-                    .create()
-                    .expect("a hub"),
-                0,
-            );
-            let _master = hub.start().expect("a master");
-            hub.listen(Some(&name), 0).expect("listens");
+            let _hub_and_master = serving(&name, |_| {});
             std::thread::park();
         })
     };
@@ -199,12 +190,7 @@ fn a_successor_that_inherited_the_socket_goes_on_listening() {
             assert_eq!(next(&mut core).body, b"hello");
         })
     };
-    let hub = Hub::builder()
-        .workers(2)
-        .channels(64)
-        .await_successor(true)
-        .create();
-    let hub = hub.expect("a hub");
+    let hub = small(|c| c.await_successor = true);
     hub.listen(Some(&name), 0).expect("listens");
     let master = fork(|| {
         let _master = hub.start().expect("a master");
@@ -234,10 +220,7 @@ fn where_pids_cannot_be_seen_the_connection_tells_of_the_death() {
                 return;
             }
             fork(|| {
-                let hub = Hub::builder().workers(1).extra(0).channels(64).create();
-                let hub = hub.expect("a hub");
-                let _master = hub.start().expect("a master");
-                hub.listen(Some(&name), 0).expect("listens");
+                let (hub, _master) = serving(&name, one_seat);
                 reaches(&words[0], 1);
                 assert_eq!((hub.stats().cores, hub.subscribers("news").len()), (1, 1));
                 words[0].store(2, Ordering::SeqCst);

@@ -106,7 +106,7 @@ fn garbage_is_hung_up_on_and_costs_the_master_nothing() {
 #[test]
 fn whoever_talks_on_is_not_listened_to() {
     let _watchdog = Watchdog::new(LONG);
-    let (hub, name) = listening(|c| (c.workers, c.extra) = (1, 0));
+    let (hub, name) = listening(one_seat);
     let _master = hub.start().expect("a master");
     for _ in 0..3 {
         let peer = peer(&name);
@@ -176,13 +176,7 @@ fn other_users_are_refused_and_told_so_and_root_is_not() {
     // The other way round: root comes to the hub of another; another does not trust him.
     let (theirs, words) = (super::name("theirs"), shared_words(1));
     let host = as_nobody(|| {
-        let hub = Hub::builder()
-            .workers(1)
-            .channels(64)
-            .create()
-            .expect("a hub");
-        let _master = hub.start().expect("a master");
-        hub.listen(Some(&theirs), 0).expect("listens");
+        let _hub_and_master = serving(&theirs, |_| {});
         reaches(&words[0], 1);
     });
     if let Some(host) = host {
@@ -268,10 +262,7 @@ fn who_comes_while_descriptors_have_run_out_gets_in_later() {
         })
     };
     fork(|| {
-        let hub = Hub::builder().workers(1).channels(64).create();
-        let hub = hub.expect("a hub");
-        let _master = hub.start().expect("a master");
-        hub.listen(Some(&name), 0).expect("listens");
+        let _hub_and_master = serving(&name, one_seat);
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
         setrlimit(Resource::RLIMIT_NOFILE, 3, hard).expect("lowered");
         words[0].store(1, Ordering::SeqCst);
