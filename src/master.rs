@@ -205,7 +205,7 @@ impl Master {
             }
             held_since = None;
             self.notify();
-            if progress && !(spin.is_zero() && self.is_over()) {
+            if progress {
                 continue;
             }
             if spin.is_zero() {
@@ -220,13 +220,6 @@ impl Master {
         self.notify();
         let routed = self.router().stats.messages - before;
         (routed as usize, passes < PASSES)
-    }
-
-    /// After a pass that has not come upon a stream: true when all lanes are empty, and armed. Another
-    /// pass would find nothing.
-    fn is_over(&mut self) -> bool {
-        let router = self.router();
-        !router.is_left && router.rest()
     }
 
     /// True while those whom the last passes would wake may sleep on, because more is coming in:
