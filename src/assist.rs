@@ -217,6 +217,23 @@ mod tests {
         assert!(hub.master().is_ok());
     }
 
+    /// Else it would free the slot whose number says who has the role.
+    #[test]
+    fn a_core_that_detaches_leaves_the_work_to_the_master() {
+        let hub = hub();
+        let mut master = hub.master().expect("a master");
+        let mut core = hub.attach(0, 0).expect("a core");
+        master.step();
+        let now = Some(Duration::ZERO);
+        (0..2).for_each(|_| _ = master.poll(now).expect("polled"));
+        core.send("nobody", b"").expect("sent");
+        assert_eq!(hub.stats().messages, 1, "it does the master's work");
+        drop(core);
+        assert_eq!(hub.stats().cores, 1);
+        (0..2).for_each(|_| _ = master.poll(now).expect("polled"));
+        assert_eq!((hub.stats().cores, hub.stats().assisted), (0, 1));
+    }
+
     #[test]
     fn a_router_is_kept_by_masters_that_stop_and_made_anew_after_one_that_died() {
         let hub = hub();

@@ -50,8 +50,9 @@ use crate::queue::QueueWriter;
 use crate::record::{full_ticket, kind};
 use crate::region::Shared;
 use crate::shared::{Holder, Mailbox};
-use crate::stats::Stats;
+use crate::stats::{ASSISTED, Stats};
 use crate::subscriptions::Subscriptions;
+use crate::sync::Ordering;
 use crate::ticket;
 use crate::view::View;
 use bells::Bells;
@@ -293,6 +294,15 @@ impl Router {
             self.stored = self.stats;
         }
         progress
+    }
+
+    /// A helper has done what there was to do.
+    pub fn count_help(&mut self) {
+        self.stats.assisted += 1;
+        self.stored.assisted = self.stats.assisted;
+        // Relaxed: as in `Stats::store`.
+        let counter = &self.view.header.counters[ASSISTED];
+        counter.store(self.stats.assisted, Ordering::Relaxed);
     }
 
     /// A core's eventfd must be written.

@@ -42,6 +42,9 @@ macro_rules! counters {
     };
 }
 
+/// The place of [`Stats::assisted`] among the counters.
+pub(crate) const ASSISTED: usize = 6;
+
 counters! {
     /// Messages routed.
     messages,
@@ -93,6 +96,7 @@ mod tests {
         };
         stats.store(&Stats::default(), &words);
         assert_eq!(Stats::load(&words), stats);
+        assert_eq!(stats.iter().nth(ASSISTED), Some(("assisted", 0)));
         assert!(stats.iter().any(|counter| counter == ("violations", 9)));
     }
 }

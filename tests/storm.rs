@@ -11,7 +11,7 @@ mod storm;
 
 use std::time::Duration;
 
-use common::Watchdog;
+use common::{Watchdog, wait_until};
 use corecast::{Hub, Overflow, Stats};
 use storm::check::check;
 use storm::crew;
@@ -37,6 +37,8 @@ fn a_storm(assist: bool, messages: u64, kills: u64) -> Stats {
     let (hub, stage) = (hub(assist), Stage::new(messages + messages / 20));
     let master = hub.start().expect("a master");
     let figures = crew::run(&hub, stage, kills);
+    // The master may still have to be woken by the last to leave.
+    wait_until("all slots are back", || hub.stats().cores == 0);
     master.stop().expect("stopped");
     let verdict = check(&crew::logs(stage));
     println!("{figures:?}\n{verdict:#?}");

@@ -61,6 +61,10 @@ impl Core {
     }
 
     fn may_assist(&mut self) -> bool {
+        // Its slot names the holder of the role: it must not become free while it does.
+        if self.detached {
+            return false;
+        }
         // Only one whose death the master would see. Relaxed: the master's note of itself.
         let born = Born::from_bits(self.mailbox.born.load(Ordering::Relaxed));
         let heard = self.queue.place();
@@ -93,7 +97,7 @@ impl Core {
                 role.leave();
                 return false;
             }
-            router.stats.assisted += 1; // in the region with the next pass
+            router.count_help();
             self.wake(router);
             if router.rest() && role.give_back(self.slot, || assist.is_rung()) {
                 return true;
