@@ -80,13 +80,13 @@ impl Assist {
         self.pool.root()
     }
 
-    /// The router.
+    /// The router, if it is in this pool.
     ///
     /// # Safety
-    /// The caller has the role, and the pool is in force.
+    /// The caller has the role.
     #[allow(clippy::mut_from_ref)] // exclusive by the role
-    pub unsafe fn router(&self) -> Option<&mut Router> {
-        let router = self.address()?;
+    pub unsafe fn router(&self, header: &RegionHeader) -> Option<&mut Router> {
+        let router = self.address().filter(|_| self.is_in_force(header))?;
         // SAFETY: set by `make_router`; the role makes this the only user of it.
         Some(unsafe { &mut *router.as_ptr() })
     }
@@ -133,7 +133,7 @@ pub(crate) fn is_dead(view: &View, slot: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Config, ConfigError, CreateError, Hub, MasterError};
+    use crate::{Config, ConfigError, Core, CreateError, Hub, Master, MasterError};
     use std::time::Duration;
 
     fn hub() -> Hub {
@@ -144,6 +144,20 @@ mod tests {
             .answer_timeout(Duration::from_millis(20))
             .create()
             .expect("a hub")
+    }
+
+    /// A hub, its master, and a core that the master knows.
+    fn with_a_core() -> (Hub, Master, Core) {
+        let hub = hub();
+        let mut master = hub.master().expect("a master");
+        let core = hub.attach(0, 0).expect("a core");
+        master.step();
+        (hub, master, core)
+    }
+
+    /// The first may find that there is more to do.
+    fn poll_twice(master: &mut Master) {
+        (0..2).for_each(|_| _ = master.poll(Some(Duration::ZERO)).expect("polled"));
     }
 
     #[test]
@@ -176,10 +190,8 @@ mod tests {
     /// A helper in the middle of a pass that lives and does not go on.
     #[test]
     fn a_new_master_does_not_wait_for_ever() {
-        let hub = hub();
-        let (mut master, role) = (hub.master().expect("a master"), hub.inner.view.sleep);
-        let mut core = hub.attach(0, 0).expect("a core");
-        master.step();
+        let (hub, master, mut core) = with_a_core();
+        let role = hub.inner.view.sleep;
         drop(master);
         role.leave();
         assert!(role.assist(0));
@@ -196,12 +208,9 @@ mod tests {
 
     #[test]
     fn a_master_says_who_keeps_it_from_its_work() {
-        let hub = hub();
-        let (mut master, role) = (hub.master().expect("a master"), hub.inner.view.sleep);
-        let mut core = hub.attach(0, 0).expect("a core");
-        master.step();
-        let now = Some(Duration::ZERO);
-        (0..2).for_each(|_| _ = master.poll(now).expect("polled"));
+        let (hub, mut master, mut core) = with_a_core();
+        let (role, now) = (hub.inner.view.sleep, Some(Duration::ZERO));
+        poll_twice(&mut master);
         assert!(role.assist(0), "it sleeps");
         let pid = std::process::id();
         assert_eq!(master.poll(now), Err(MasterError::Assisted { pid }));
@@ -210,7 +219,7 @@ mod tests {
         role.leave();
         assert_eq!(master.poll(now), Ok(1));
         // It stops without the role as well, and leaves the router to be made anew.
-        (0..2).for_each(|_| _ = master.poll(now).expect("polled"));
+        poll_twice(&mut master);
         assert!(role.assist(0), "it sleeps");
         drop(master);
         role.leave();
@@ -220,17 +229,13 @@ mod tests {
     /// Else it would free the slot whose number says who has the role.
     #[test]
     fn a_core_that_detaches_leaves_the_work_to_the_master() {
-        let hub = hub();
-        let mut master = hub.master().expect("a master");
-        let mut core = hub.attach(0, 0).expect("a core");
-        master.step();
-        let now = Some(Duration::ZERO);
-        (0..2).for_each(|_| _ = master.poll(now).expect("polled"));
+        let (hub, mut master, mut core) = with_a_core();
+        poll_twice(&mut master);
         core.send("nobody", b"").expect("sent");
         assert_eq!(hub.stats().messages, 1, "it does the master's work");
         drop(core);
         assert_eq!(hub.stats().cores, 1);
-        (0..2).for_each(|_| _ = master.poll(now).expect("polled"));
+        poll_twice(&mut master);
         assert_eq!((hub.stats().cores, hub.stats().assisted), (0, 1));
     }
 

@@ -23,7 +23,7 @@ use crate::memory::Place;
 use crate::notify;
 use crate::process::ProcessMark;
 use crate::region::{OsError, address_space, available_fds, available_memory};
-use crate::router::Router;
+use crate::router::{Outcome, Router};
 use crate::shared::{Holder, MasterState};
 use crate::stats::Stats;
 use crate::sync::{AtomicU64, Ordering};
@@ -111,6 +111,22 @@ impl Inner {
 
     pub fn notify_router(&self) {
         notify::ring(self.router_fd.as_raw_fd());
+    }
+
+    /// Writes a core's eventfd.
+    pub fn notify_core(&self, slot: usize) {
+        self.core_fds.get(slot).into_iter().for_each(notify::ring);
+    }
+
+    /// Ends a core's wait for the master, if it waits.
+    pub fn end_wait(&self, slot: usize) {
+        notify::wake(&self.view.mailbox(slot).event);
+    }
+
+    /// Wakes those whom the router's passes have found asleep or waiting.
+    pub fn wake(&self, outcome: &mut Outcome) {
+        outcome.wakes.drain(|slot| self.notify_core(slot));
+        outcome.events.drain(|slot| self.end_wait(slot));
     }
 }
 

@@ -4,29 +4,29 @@
 //! ([`Master::poll`]) or on a thread of its own ([`MasterThread`]).
 
 mod guests;
+mod role;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::Backoff;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::assist::{Assist, is_dead, make_router};
+use crate::assist::make_router;
 use crate::doorbell::Claim;
 use crate::error::MasterError;
 use crate::guests::UNSEEN;
 use crate::hub::Inner;
 use crate::liveness::Liveness;
 use crate::memory::Place;
-use crate::notify;
-use crate::process::{Life, start_tick};
+use crate::process::start_tick;
 use crate::region::OsError;
 use crate::router::Router;
 use crate::shared::{Born, MasterState};
 use crate::sync::{AtomicBool, Ordering};
+use role::{become_the_master, claim, take_over};
 
 /// Routes messages and cleans up after dead workers. One process has it at a time; dropping it
 /// tells all cores that the master is gone, and lets another one start.
@@ -52,8 +52,6 @@ const STREAM: u64 = 8;
 const HOLD: Duration = Duration::from_micros(50);
 /// How long a master waits for a helper that makes no progress before it says so.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often a master looks whether a helper has done, or has died.
-const HELPING: Duration = Duration::from_micros(100);
 /// Turns of [`pause`], one to three microseconds.
 const PAUSE: u32 = 64;
 /// Longest sleep: descriptors that could not be opened are tried again, at least this often.
@@ -240,20 +238,12 @@ impl Master {
         let router = self.router();
         let outcome = &router.outcome;
         if !outcome.wakes.is_empty() || !outcome.events.is_empty() {
-            self.wake();
+            let hub = Arc::clone(&self.hub);
+            hub.wake(&mut self.router().outcome);
         }
         if !self.router().outcome.owners.is_empty() {
             self.update_owners();
         }
-    }
-
-    fn wake(&mut self) {
-        let hub = Arc::clone(&self.hub);
-        let router = self.router();
-        let wakes = &mut router.outcome.wakes;
-        wakes.drain(|slot| hub.core_fds.get(slot).into_iter().for_each(notify::ring));
-        let events = &mut router.outcome.events;
-        events.drain(|slot| notify::wake(&hub.view.mailbox(slot).event));
     }
 
     fn update_owners(&mut self) {
@@ -427,86 +417,6 @@ fn pause() {
     (0..PAUSE).for_each(|_| std::hint::spin_loop());
 }
 
-/// Enters this process as the hub's master, if the last one has stopped or died. One process
-/// wins.
-fn become_the_master(hub: &Inner) -> Result<(), MasterError> {
-    let state = &hub.view.header.master;
-    loop {
-        let seen = MasterState::load(state);
-        if let MasterState::Running(life) = seen {
-            if !life.is_over() {
-                let pid = life.pid();
-                return Err(MasterError::AlreadyRunning { pid });
-            }
-        }
-        if MasterState::Running(Life::current()).change(state, seen) {
-            return Ok(());
-        }
-    }
-}
-
-fn stop_being_the_master(hub: &Inner) {
-    let state = &hub.view.header.master;
-    // False only after damage: nobody else changes it while its master lives.
-    let _ = MasterState::Gone.change(state, MasterState::load(state));
-}
-
-/// Waits until the role of the router is the master's, at most for `patience`. Says who had it:
-/// `Helped` is a helper that died with it.
-fn claim(hub: &Inner, patience: Duration) -> Result<Claim, MasterError> {
-    let role = hub.view.sleep;
-    let (backoff, start) = (Backoff::new(), Instant::now());
-    loop {
-        let claim = role.claim();
-        let Claim::Helped(slot) = claim else {
-            return Ok(claim);
-        };
-        if !backoff.is_completed() {
-            backoff.snooze();
-            continue;
-        }
-        if is_dead(&hub.view, slot) {
-            role.seize();
-            return Ok(claim);
-        }
-        if start.elapsed() >= patience {
-            let pid = hub.view.slot(slot).load().pid();
-            return Err(MasterError::Assisted { pid });
-        }
-        std::thread::sleep(HELPING);
-    }
-}
-
-/// The router that this process has kept, if nobody has routed since; else one that goes on from
-/// what the region says.
-fn take_over(hub: &Inner) -> Result<Place<Router>, MasterError> {
-    let is_whole = if hub.view.config.assist {
-        // Then the one router of all masters is in the pool, as the last one has left it.
-        let claim = claim(hub, hub.view.config.answer_timeout);
-        claim.inspect_err(|_| stop_being_the_master(hub))? == Claim::Given
-    } else {
-        true
-    };
-    let reign = &hub.view.header.reign;
-    // Relaxed: written by masters only, and this is the one; ordered by `become_the_master`.
-    let last = reign.load(Ordering::Relaxed);
-    reign.store(last + 1, Ordering::Relaxed);
-    let kept = hub.router.try_lock().and_then(|mut kept| kept.take());
-    let assist = hub.assist.as_ref();
-    let is_there = is_whole && assist.is_none_or(|assist| assist.is_in_force(&hub.view.header));
-    let is_current = |router: &Place<Router>| {
-        let address = assist.map(|assist| assist.address());
-        is_there && address.is_none_or(|address| address == Some(router.address()))
-    };
-    let mut router = match kept.filter(is_current) {
-        Some(router) if router.reign == last => router,
-        _ => make_router(&hub.view, assist, Router::adopt),
-    };
-    Assist::put_in_force(assist, &hub.view.header);
-    router.reign = last + 1;
-    Ok(router)
-}
-
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Events {
@@ -545,9 +455,8 @@ impl Drop for Master {
         let view = &self.hub.view;
         view.header.pulse.end();
         for slot in (0..view.layout.slots).filter(|&slot| !view.slot(slot).load().is_free()) {
-            notify::wake(&view.mailbox(slot).event);
-            let fd = self.hub.core_fds.get(slot);
-            fd.into_iter().for_each(notify::ring);
+            self.hub.end_wait(slot);
+            self.hub.notify_core(slot);
         }
         // What a helper has in its hands, or died with, is not for the next master.
         if !has_role {

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::{Core, ring};
-use crate::notify;
 use crate::queue::Place;
 use crate::router::Router;
 use crate::shared::Born;
@@ -83,44 +82,28 @@ impl Core {
             return true;
         }
         loop {
-            let router = if assist.is_in_force(&hub.view.header) {
-                // SAFETY: this core has the role, and the pool is in force.
-                unsafe { assist.router() }
-            } else {
-                None
-            };
-            let Some(router) = router else {
+            // SAFETY: this core has the role.
+            let router = unsafe { assist.router(&hub.view.header) };
+            let Some(router) = router.and_then(done) else {
                 role.leave();
                 return false;
             };
-            if !is_done(router) {
-                role.leave();
-                return false;
-            }
             router.count_help();
-            self.wake(router);
+            hub.wake(&mut router.outcome);
             if router.rest() && role.give_back(self.slot, || assist.is_rung()) {
                 return true;
             }
         }
     }
-
-    /// Wakes those whom the passes have found asleep.
-    fn wake(&self, router: &mut Router) {
-        let (hub, outcome) = (&self.hub, &mut router.outcome);
-        let wakes = &mut outcome.wakes;
-        wakes.drain(|slot| hub.core_fds.get(slot).into_iter().for_each(notify::ring));
-        let events = &mut outcome.events;
-        events.drain(|slot| notify::wake(&hub.view.mailbox(slot).event));
-    }
 }
 
-/// Passes until nothing is known to be left; false when there is more to do than a helper should.
-fn is_done(router: &mut Router) -> bool {
+/// Passes until nothing is known to be left; None when there is more to do than a helper should.
+fn done(router: &mut Router) -> Option<&mut Router> {
     let is_left = (0..PASSES).all(|_| {
         router.step();
         router.is_left
     });
     let outcome = &router.outcome;
-    !is_left && outcome.owners.is_empty() && outcome.wakes.len() <= FEW
+    let is_done = !is_left && outcome.owners.is_empty() && outcome.wakes.len() <= FEW;
+    is_done.then_some(router)
 }
