@@ -445,7 +445,7 @@ impl Router {
     /// the cut, are below `limit`.
     fn drain(&mut self, slot: usize, limit: Option<(u64, u64)>) -> Flow {
         loop {
-            // Each time: what is routed after a transaction belongs to the next.
+            // Each time: what is stepped over after a transaction belongs to the next.
             self.touched.insert(slot);
             self.run(slot, limit);
             let record = match self.next_ticketed(slot) {
@@ -486,6 +486,8 @@ impl Router {
             return Ok(flow);
         }
         self.lanes[slot].reader.advance(size);
+        // Again: there may have been a transaction since, and this step belongs to the next.
+        self.touched.insert(slot);
         self.publish_if_due();
         if self.budget < size {
             self.budget = 0;

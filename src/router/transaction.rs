@@ -60,6 +60,10 @@ impl Router {
         let lanes = &mut self.lanes;
         self.touched
             .drain(|slot| changed |= lanes[slot].record(transaction));
+        debug_assert!(
+            lanes.iter().all(Lane::is_recorded),
+            "what was stepped over belongs to the transaction"
+        );
         if changed {
             self.store_commit(transaction);
             self.transaction = transaction;
@@ -183,6 +187,11 @@ impl Lane {
         self.account.write(transaction, words);
         (self.recorded, self.is_changed) = (head, false);
         true
+    }
+
+    /// True when the ledger knows where the lane has been routed to.
+    fn is_recorded(&self) -> bool {
+        self.position().head == self.recorded && !self.is_changed
     }
 
     /// Puts the last answer into the mailbox; may be done twice.
