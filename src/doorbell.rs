@@ -158,11 +158,11 @@ impl Sleep {
         }
     }
 
-    /// Master: takes the role from a helper that is dead.
-    pub fn seize(&self) {
-        // SYNC(doorbell.claim): as above. The dead change nothing, and nobody takes what is not free.
-        self.0
-            .swap(AWAKE, order("doorbell.claim", Ordering::SeqCst));
+    /// Master: takes the role from the helper of this slot, which is dead; false when it had given it
+    /// back before it died, and the role may be somebody else's.
+    #[must_use]
+    pub fn seize(&self, slot: usize) -> bool {
+        self.exchange(FIRST_HELPER + slot as u64, AWAKE)
     }
 
     /// Master: stops, in order. Nobody can take the role but the next master.
@@ -201,6 +201,19 @@ mod tests {
         }
         assert_eq!(bell.take(), 1 << 63 | 1 << 5 | 1);
         assert_eq!((bell.rung(), bell.take()), (0, 0));
+    }
+
+    #[test]
+    fn only_the_holder_loses_the_role_by_its_death() {
+        let role = Sleep::new();
+        assert!(role.try_sleep(|| false));
+        assert!(role.assist(3));
+        role.leave();
+        assert!(role.assist(5) && !role.assist(3));
+        assert!(!role.seize(3), "it gave the role back and died then");
+        assert_eq!(role.claim(), Claim::Helped(5));
+        assert!(role.seize(5));
+        assert_eq!(role.claim(), Claim::Held);
     }
 
     #[test]

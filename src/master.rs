@@ -152,7 +152,7 @@ impl Master {
     pub fn presume_dead(&mut self, worker: u32) {
         if let Claim::Helped(slot) = self.hub.view.sleep.claim() {
             assert_eq!(self.hub.sender_of(slot).worker, worker, "a helper lives");
-            self.hub.view.sleep.seize();
+            assert!(self.hub.view.sleep.seize(slot), "a helper lives");
             self.start_anew();
         }
         let cores = self.hub.view.config.cores as usize;
@@ -548,7 +548,8 @@ impl Master {
     /// One turn of the thread: work, then sleep until there is more.
     fn turn(&mut self) -> Result<(), MasterError> {
         self.keep_pulse();
-        let (_, idle) = self.work();
+        // After a wait for a helper in vain the router is not this thread's.
+        let idle = !self.has_missed && self.work().1;
         let timeout = if idle && self.may_sleep() {
             LONGEST_SLEEP
         } else {

@@ -56,8 +56,10 @@ pub(super) fn claim(hub: &Inner, patience: Duration) -> Result<Claim, MasterErro
             continue;
         }
         if is_dead(&hub.view, slot) {
-            role.seize();
-            return Ok(claim);
+            if role.seize(slot) {
+                return Ok(claim);
+            }
+            continue;
         }
         if start.elapsed() >= patience {
             let pid = hub.view.slot(slot).load().pid();

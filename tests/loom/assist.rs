@@ -127,9 +127,21 @@ fn the_role(helps: [bool; RINGERS], how: Return) -> impl Fn() + Send + Sync {
     }
 }
 
+/// How the master takes the role from a helper that has died.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seize {
+    /// As it does: if it is still that helper's.
+    Real,
+    /// Whoever has it.
+    Blindly,
+}
+
 /// **Claim: a helper that stops for ever keeps the role, and a master that takes it from the dead does
 /// not meet anybody else.**
-fn the_dead(site: &'static str) -> impl Fn() + Send + Sync {
+///
+/// Two ring and help. The first dies at `site`, or afterwards. The master sees who helps, then hears
+/// of the death.
+fn the_dead(site: &'static str, how: Seize) -> impl Fn() + Send + Sync {
     move || {
         let hub = Arc::new(Hub::new());
         let helper = {
@@ -147,12 +159,14 @@ fn the_dead(site: &'static str) -> impl Fn() + Send + Sync {
             let hub = hub.clone();
             thread::spawn(move || hub.ring(1, true, Return::Real))
         };
-        helper.join().expect("no panic");
+        let claim = hub.sleep.claim();
         // The pidfd says so; the other may be in the middle of it.
-        match hub.sleep.claim() {
+        helper.join().expect("no panic");
+        match claim {
             Claim::Helped(0) => {
-                hub.sleep.seize();
-                hub.pass();
+                if hub.sleep.seize(0) || how == Seize::Blindly {
+                    hub.pass();
+                }
             }
             Claim::Helped(_) => {}
             Claim::Given | Claim::Held => hub.pass(),
@@ -184,8 +198,17 @@ fn a_helper_and_one_that_notifies() {
 #[test]
 fn a_helper_that_dies_with_the_role_or_before_it_has_it() {
     for site in ["doorbell.leave", "doorbell.take_role"] {
-        holds(site, AS_IT_IS, the_dead(site));
+        holds(site, AS_IT_IS, the_dead(site, Seize::Real));
     }
+}
+
+/// What was broken: the master took the role from whoever had it by then.
+#[test]
+fn a_helper_that_dies_when_it_has_given_the_role_back() {
+    let model = the_dead("nowhere", Seize::Real);
+    holds_within("died afterwards", 4, model);
+    let model = the_dead("nowhere", Seize::Blindly);
+    fails("seized blindly", AS_IT_IS, RACE, model);
 }
 
 #[test]
