@@ -103,6 +103,8 @@ pub struct Core {
     mailbox: Shared<Mailbox>,
     directory: Directory,
     lane: LaneWriter,
+    /// The lane was biased when this core last looked.
+    biased: bool,
     last_ticket: LastTicket,
     /// The channel of the last CONTEXT record in the lane.
     context: Option<ChannelId>,

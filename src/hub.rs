@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::assist::{Assist, make_router};
+use crate::barrier;
 use crate::config::{Config, Order, Overflow, Timestamps};
 use crate::core::{Core, Sender};
 use crate::directory::check_name;
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     /// This process has come by socket itself. Dropped last: when the connection ends, nothing
     /// here can write any more.
     pub seat: Option<Seat>,
+    /// Processes forked from here on answer to barriers.
+    heirs_answer: bool,
 }
 
 impl Inner {
@@ -82,6 +85,11 @@ impl Inner {
             worker,
             core: slot - worker * config.cores,
         }
+    }
+
+    /// True when this process answers to [`barrier::heavy`]: it was forked when the hub was there.
+    pub fn answers(&self) -> bool {
+        self.heirs_answer && std::process::id() != self.creator
     }
 
     /// True in a process that neither made the hub nor runs its master: those need all of it.
@@ -180,6 +188,7 @@ impl Hub {
                 guests: Guests::default(),
                 assist,
                 seat,
+                heirs_answer: barrier::register(),
             }),
         }
     }

@@ -18,7 +18,22 @@
 //! Invariants: `head <= tail <= head + capacity`, both are byte positions that only grow (and may
 //! pass 2^64, so differences count), multiples of 16; a record never wraps. Who writes: the core its publish word and the ring; the router the
 //! head, and the armed bit by CAS.
+//!
+//! # Bias
+//! The swap that publishes waits until all that was just written has left the store buffer, which
+//! makes it most of a send. It must be one, because a store could wipe out an armed bit set meanwhile.
+//! So while a lane streams, the router biases it towards its sender: it says that it will not arm the
+//! lane before it has revoked that, and the sender publishes by a plain store. To revoke it the router
+//! takes its word back, then calls [`barrier::heavy`], then looks at the tail again and may arm. The
+//! sender stores its tail, then looks whether the router's word still stands: either the router sees
+//! that tail, or the sender sees that it does not, takes the swap again, and rings at once: its store
+//! may have wiped out the bit.
+//!
+//! A send that has published by a store has returned when its tail may still be in the store buffer.
+//! What the sender does next is behind it there, so whoever can tell that the send has returned finds
+//! the tail in place.
 
+use crate::barrier;
 #[cfg(not(loom))]
 use crate::record::{ALIGN, Header, kind, prefetch_write};
 use crate::sync::{AtomicU64, Ordering, order};
@@ -35,13 +50,21 @@ use crate::sync::{AtomicU64, Ordering, order};
 ///   rings. Set by the router's CAS, cleared by the core's publish.
 /// * waiting: the core sleeps until its `event` word changes (lane full, or an answer awaited).
 ///   Set by the core, cleared by the router before it wakes the core.
+/// The second word is what the router and the owner have agreed on: [`NO_BIAS`] of an owner whose
+/// process does not answer to barriers, [`UNBIASED`], [`BIASED`], or [`EAGER`]: not biased, but whoever
+/// rings may make it so. Written by both.
 #[repr(C, align(128))]
 #[derive(Debug)]
-pub(crate) struct LaneWord(AtomicU64);
+pub(crate) struct LaneWord(AtomicU64, AtomicU64);
 
 const ARMED: u64 = 1;
 const WAITING: u64 = 2;
 const FLAGS: u64 = 15;
+
+const NO_BIAS: u64 = 0;
+const UNBIASED: u64 = 1;
+const BIASED: u64 = 2;
+const EAGER: u64 = 3;
 
 /// What the router read from a [`LaneWord`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +86,7 @@ impl Published {
 impl LaneWord {
     #[cfg(any(test, loom))]
     pub fn new() -> Self {
-        Self(AtomicU64::new(ARMED))
+        Self(AtomicU64::new(ARMED), AtomicU64::new(UNBIASED))
     }
 
     /// Core: publishes everything below `tail`; true when the doorbell must be rung.
@@ -74,6 +97,65 @@ impl LaneWord {
         // must see the armed bit, and a store could overwrite one set meanwhile. SeqCst: ordered
         // after the ticket's draw and before the send's return, see `ticket`.
         self.0.swap(tail, order("lane.publish", Ordering::SeqCst)) & ARMED != 0
+    }
+
+    /// Core, if the lane was biased when it last looked: publishes everything below `tail`; false when
+    /// the lane is no longer biased, and the doorbell must be rung.
+    #[inline]
+    #[must_use]
+    pub fn publish_biased(&self, tail: u64) -> bool {
+        // SYNC(lane.publish): pairs with `read`; publishes the records. Release: whoever can tell that
+        // the send has returned, by what this core does next, finds this store done. The processors
+        // that we know have one order of stores for all observers (x86, ARMv8), so a later load of the
+        // counter of tickets by such a one is behind it too, as `ticket` asks; the language has no
+        // words for that.
+        self.0.store(tail, order("lane.store", Ordering::Release));
+        barrier::light();
+        self.is_biased()
+    }
+
+    /// Core that is about to ring: biases the lane, if it is eager; true then. Until the router has
+    /// heard the bell it cannot arm the lane for good, and once it has, it sees this.
+    pub fn take_bias(&self) -> bool {
+        // Relaxed, twice: the bell orders the store, see above. The router does not take EAGER back.
+        let may = self.1.load(Ordering::Relaxed) == EAGER;
+        if may {
+            self.1.store(BIASED, Ordering::Relaxed);
+        }
+        may
+    }
+
+    /// True while the router will not arm the lane.
+    #[inline]
+    pub fn is_biased(&self) -> bool {
+        // Relaxed: pairs with `revoke` by the barriers on both sides. Nothing is read through it.
+        self.1.load(Ordering::Relaxed) == BIASED
+    }
+
+    /// A new owner: whether its process answers to barriers.
+    pub fn offer_bias(&self, answers: bool) {
+        let offer = if answers { UNBIASED } else { NO_BIAS };
+        // Relaxed: the router looks after it has heard the bell.
+        self.1.store(offer, Ordering::Relaxed);
+    }
+
+    /// Router: says that it will not arm the lane, which is not armed; false when its owner could not
+    /// hear that this has ended.
+    pub fn bias(&self) -> bool {
+        // Relaxed, twice: whoever reads an old word goes on with the swap.
+        let can = self.1.load(Ordering::Relaxed) != NO_BIAS;
+        if can {
+            self.1.store(BIASED, Ordering::Relaxed);
+        }
+        can
+    }
+
+    /// Router: takes that back. The lane may be armed after the next [`barrier::heavy`]. If `eager`, the
+    /// owner may bias it again when it rings.
+    pub fn revoke(&self, eager: bool) {
+        let to = if eager { EAGER } else { UNBIASED };
+        // Relaxed: ordered by that barrier, see `publish_biased`.
+        self.1.store(to, Ordering::Relaxed);
     }
 
     /// Router: what has been published.
@@ -126,6 +208,8 @@ impl LaneWord {
 
     /// Router, with no live producer: leaves the lane empty at `tail` and armed.
     pub fn reset(&self, tail: u64) {
+        // Relaxed: before the store that follows.
+        self.1.store(NO_BIAS, Ordering::Relaxed);
         // SYNC(lane.reset): pairs with the next owner's Acquire of the slot word.
         self.0.store(tail | ARMED, Ordering::Release);
     }
@@ -484,6 +568,25 @@ mod tests {
             unsafe { Header::new(kind::MESSAGE, 0, 1, len, 0).write(ring.0.as_mut_ptr()) };
             assert!(r.peek().is_err(), "length {len} reaches beyond the tail");
         }
+    }
+
+    #[test]
+    fn a_bias_is_given_taken_back_and_taken_again() {
+        let word = LaneWord::new();
+        word.reset(0);
+        assert!(!word.bias(), "nobody has said that it answers to barriers");
+        word.offer_bias(true);
+        assert!(!word.take_bias(), "only where it was given before");
+        assert!(word.publish(32) && word.bias() && word.is_biased());
+        assert!(word.publish_biased(64));
+        assert_eq!(word.tail(), 64);
+        word.revoke(true);
+        assert!(!word.publish_biased(96), "must ring");
+        assert!(word.take_bias() && word.is_biased());
+        word.revoke(false);
+        assert!(!word.take_bias() && word.arm(96));
+        word.reset(96);
+        assert!(!word.is_biased() && !word.bias());
     }
 
     #[test]

@@ -36,6 +36,8 @@ compile_error!("the region's layout is for little-endian 64-bit machines");
 #[cfg_attr(loom, allow(dead_code))]
 mod answer;
 #[cfg_attr(loom, allow(dead_code))]
+mod barrier;
+#[cfg_attr(loom, allow(dead_code))]
 mod doorbell;
 #[cfg_attr(loom, allow(dead_code))]
 mod lane;

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::assist::make_router;
+use crate::barrier;
 use crate::doorbell::Claim;
 use crate::error::MasterError;
 use crate::guests::UNSEEN;
@@ -52,6 +53,8 @@ const STREAM: u64 = 8;
 const HOLD: Duration = Duration::from_micros(50);
 /// How long a master waits for a helper that makes no progress before it says so.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a store can stay in a store buffer, many times over.
+const DRAINED: Duration = Duration::from_millis(10);
 /// Turns of [`pause`], one to three microseconds.
 const PAUSE: u32 = 64;
 /// Longest sleep: descriptors that could not be opened are tried again, at least this often.
@@ -70,7 +73,10 @@ impl Master {
         }
         become_the_master(&hub)?;
         let pid = hub.mark.enter();
-        let router = take_over(&hub)?;
+        let mut router = take_over(&hub)?;
+        // A predecessor may have died between revoking a bias and the barrier that goes with it. In
+        // assist mode the lanes must be armed by whoever comes along.
+        router.may_bias = barrier::heavy() && !hub.view.config.assist;
         let epoll = Arc::new(epoll);
         let mut master = Self {
             liveness: Liveness::new(Arc::clone(&epoll), hub.view.layout.slots),
@@ -244,6 +250,21 @@ impl Master {
         if !self.router().outcome.owners.is_empty() {
             self.update_owners();
         }
+        if self.router().outcome.barrier {
+            self.settle();
+        }
+    }
+
+    /// Lets the router arm lanes whose bias it has revoked.
+    #[cold]
+    fn settle(&mut self) {
+        if !barrier::heavy() {
+            // It was there when this master started; somebody has forbidden it since. No store stays
+            // that long in the buffer of a processor that runs.
+            std::thread::sleep(DRAINED);
+            self.router().may_bias = false;
+        }
+        self.router().settle();
     }
 
     fn update_owners(&mut self) {
@@ -296,11 +317,16 @@ impl Master {
     /// Arms all lanes and says that it sleeps; false when there is news.
     fn may_sleep(&mut self) -> bool {
         let hub = Arc::clone(&self.hub);
-        let router = self.router();
+        let mut rests = self.router().rest();
+        if self.router().outcome.barrier {
+            self.settle();
+            rests = self.router().rest();
+        }
         match &hub.assist {
-            None => router.rest() && router.try_sleep(),
+            _ if !rests => false,
+            None => self.router().try_sleep(),
             // From the moment it sleeps, the router may be somebody else's.
-            Some(assist) => router.rest() && hub.view.sleep.try_sleep(|| assist.is_rung()),
+            Some(assist) => hub.view.sleep.try_sleep(|| assist.is_rung()),
         }
     }
 

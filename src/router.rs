@@ -21,6 +21,8 @@
 
 mod adopt;
 mod bells;
+#[cfg(test)]
+mod biased;
 mod collect;
 mod deliver;
 #[cfg(test)]
@@ -71,6 +73,9 @@ const OP_BYTES: usize = 16 << 10;
 const PASS_BYTES: usize = 128 << 10;
 /// Passes that a lane may be found empty before it is armed: arming costs the sender a doorbell.
 const IDLE_PASSES: u8 = 8;
+/// Messages that a lane brings without being armed in between before it is biased: revoking that
+/// costs as much as a few hundred sends save by it.
+const STREAM: u32 = 1024;
 
 /// What a pass leaves for the master to do.
 #[derive(Debug)]
@@ -81,6 +86,19 @@ pub(crate) struct Outcome {
     pub events: SlotSet,
     /// Slots that got or lost an owner: look at the process behind them.
     pub owners: SlotSet,
+    /// Lanes are no longer biased: call [`barrier::heavy`], then [`Router::settle`].
+    ///
+    /// [`barrier::heavy`]: crate::barrier::heavy
+    pub barrier: bool,
+}
+
+/// Whether a lane is biased towards its sender, see `lane`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bias {
+    No,
+    Yes,
+    /// It has been revoked, and the barrier is still to come: the lane cannot be armed yet.
+    Revoked,
 }
 
 /// What the router knows about the owner of a slot.
@@ -122,6 +140,9 @@ struct Lane {
     released: u64,
     /// Consecutive passes that found nothing.
     idle: u8,
+    /// Messages since it was last armed, modulo 2^32.
+    streamed: u32,
+    bias: Bias,
 }
 
 /// A place in a lane, and the context there.
@@ -155,6 +176,10 @@ pub(crate) struct Router {
     /// Lanes that are not armed: they may have news without ringing.
     active: SlotSet,
     leaving: SlotSet,
+    /// Lanes whose bias has been revoked since the last barrier.
+    revoked: SlotSet,
+    /// Whoever runs this router can call the barrier: lanes may be biased.
+    pub may_bias: bool,
     /// Lanes with records below the cut, smallest ticket first.
     merge: Merge,
     stage: Stage,
@@ -223,6 +248,8 @@ impl Router {
             bells: Bells::new(&view, memory),
             active: SlotSet::new(),
             leaving: SlotSet::new(),
+            revoked: SlotSet::new(),
+            may_bias: false,
             merge: Merge::new(memory, slots),
             stage: Stage::new(&view.config, memory),
             small: Small::new(&view.config),
@@ -249,6 +276,7 @@ impl Router {
                 wakes: SlotSet::new(),
                 events: SlotSet::new(),
                 owners: SlotSet::new(),
+                barrier: false,
             },
             stats: Stats::default(),
             stored: Stats::default(),
@@ -318,17 +346,27 @@ impl Router {
             && self.stage.is_empty()
     }
 
-    /// Arms every lane that is empty; false when news came meanwhile. After this, and
-    /// [`Self::try_sleep`], the router may sleep.
+    /// Arms every lane that is empty; false when news came meanwhile, or a barrier is due. After this,
+    /// and [`Self::try_sleep`], the router may sleep.
     pub fn rest(&mut self) -> bool {
-        let mut from = 0;
+        let (mut from, mut all) = (0, true);
         while let Some(slot) = self.active.next(from) {
             from = slot + 1;
-            if self.lanes[slot].reader.is_empty() && !self.arm(slot) {
-                return false;
-            }
+            all &= !self.lanes[slot].reader.is_empty() || self.arm(slot);
         }
-        true
+        all
+    }
+
+    /// After the barrier: lanes whose bias has been revoked can be armed.
+    pub fn settle(&mut self) {
+        self.outcome.barrier = false;
+        let lanes = &mut self.lanes;
+        self.revoked.drain(|slot| {
+            // Unless it has had another owner since.
+            if lanes[slot].bias == Bias::Revoked {
+                lanes[slot].bias = Bias::No;
+            }
+        });
     }
 
     /// Says that the router sleeps; false when something is rung, and it does not.
@@ -485,7 +523,7 @@ impl Router {
         if flow == Flow::Blocked {
             return Ok(flow);
         }
-        self.lanes[slot].reader.advance(size);
+        self.lanes[slot].advance(size, 1);
         // Again: there may have been a transaction since, and this step belongs to the next.
         self.touched.insert(slot);
         self.publish_if_due();
@@ -511,6 +549,9 @@ impl Router {
                     self.outcome.events.insert(slot);
                 }
             }
+            if lane.bias == Bias::No && lane.streamed >= STREAM && self.may_bias {
+                lane.bias = Bias::of(lane.word.bias());
+            }
             if !lane.reader.is_empty() {
                 continue;
             }
@@ -522,10 +563,22 @@ impl Router {
         moved
     }
 
-    /// Arms an empty lane; false when it has news.
+    /// Arms an empty lane; false when it has news, or must not be armed before the next barrier.
     fn arm(&mut self, slot: usize) -> bool {
         let lane = &mut self.lanes[slot];
+        // Its owner may have biased it when it rang.
+        let is_biased = || lane.word.is_biased() && !self.view.config.assist;
+        if lane.bias == Bias::Yes || lane.bias == Bias::No && is_biased() {
+            lane.word.revoke(lane.streamed >= STREAM && self.may_bias);
+            lane.bias = Bias::Revoked;
+            self.revoked.insert(slot);
+            self.outcome.barrier = true;
+        }
+        if lane.bias == Bias::Revoked {
+            return false;
+        }
         if lane.word.arm(lane.reader.head()) {
+            lane.streamed = 0;
             self.active.remove(slot);
             return true;
         }

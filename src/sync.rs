@@ -45,6 +45,7 @@ mod imp {
 #[cfg(loom)]
 mod imp {
     use super::Ordering;
+    pub use loom::sync::atomic::fence;
     use loom::thread::ThreadId;
     use std::cell::RefCell;
 

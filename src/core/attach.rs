@@ -91,6 +91,7 @@ impl Core {
         // slot word's Acquire orders it behind what the router did when it freed the slot.
         let head = view.mailbox(slot).head.load(Ordering::Relaxed);
         word.reset(head);
+        word.offer_bias(hub.answers());
         // The same for the queue: nothing is published to it before this core's first join.
         if !control.load().is_fresh() {
             control.reset();
@@ -129,6 +130,7 @@ impl Core {
             mailbox: view.mailbox(slot),
             directory: view.directory,
             lane,
+            biased: false,
             last_ticket: LastTicket::default(),
             context: None,
             max_message: config.max_message,

@@ -407,8 +407,17 @@ impl Core {
     /// Makes everything claimed so far visible to the router.
     #[inline]
     pub(super) fn publish(&mut self) {
-        if self.word.publish(self.lane.tail()) {
+        let tail = self.lane.tail();
+        let must_ring = if self.biased {
+            !self.word.publish_biased(tail)
+        } else {
+            self.word.publish(tail)
+        };
+        if must_ring {
+            self.biased = self.word.take_bias();
             self.ring();
+        } else if !self.biased {
+            self.biased = self.word.is_biased();
         }
     }
 

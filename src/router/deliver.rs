@@ -109,6 +109,7 @@ impl Router {
         }
         let (base, span) = lane.reader.span();
         let span = span.min(self.budget);
+        let staged = self.stage.messages();
         let mut at = 0;
         while at + record::HEADER <= span {
             // SAFETY: a header lies in the span, 16-byte aligned like every position in a lane.
@@ -129,7 +130,7 @@ impl Router {
         }
         if at > 0 {
             self.stages_from(slot);
-            self.lanes[slot].reader.advance(at);
+            self.lanes[slot].advance(at, self.stage.messages() - staged);
             self.budget -= at;
         }
     }

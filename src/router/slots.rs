@@ -6,7 +6,7 @@
 //!    the like that are still in its lane no longer count;
 //! 3. lane, queue and mailbox are reset, the ledger says that the slot is free, then its word.
 
-use super::{Lane, Router, SlotSet, Standing};
+use super::{Bias, Lane, Router, SlotSet, Standing};
 use crate::shared::{ANSWERS, Holder};
 
 impl Lane {
@@ -134,7 +134,7 @@ impl Router {
         lane.context = None;
         lane.word.reset(lane.reader.head());
         (lane.asks, lane.answer) = (0, 0);
-        lane.idle = 0;
+        (lane.idle, lane.streamed, lane.bias) = (0, 0, Bias::No);
         for answer in &lane.mailbox.answers[..ANSWERS] {
             answer.clear();
         }

@@ -80,6 +80,12 @@ impl Stage {
         (self.start, self.len, self.messages)
     }
 
+    /// Messages in the run.
+    #[inline]
+    pub fn messages(&self) -> u32 {
+        self.messages
+    }
+
     /// Where the arena has the run.
     pub fn span(&self) -> Option<Span> {
         self.chunk.map(|chunk| Span {

@@ -10,7 +10,7 @@
 //! A join or open is a transaction of its own: unlike a leave it would show if the messages before
 //! it were routed again after it. See `adopt` for what a successor does.
 
-use super::{Lane, OP_BYTES, Position, Router, Standing};
+use super::{Bias, Lane, OP_BYTES, Position, Router, Standing};
 use crate::arena::Arena;
 use crate::directory::ChannelId;
 use crate::lane::LaneReader;
@@ -95,6 +95,13 @@ impl Router {
     }
 }
 
+impl Bias {
+    /// What a predecessor has said to the lane's owner.
+    pub(super) fn of(is_biased: bool) -> Self {
+        if is_biased { Self::Yes } else { Self::No }
+    }
+}
+
 impl Standing {
     fn code(self) -> u64 {
         match self {
@@ -155,7 +162,16 @@ impl Lane {
             staged: None,
             released,
             idle: 0,
+            streamed: 0,
+            bias: Bias::of(word.is_biased() && !view.config.assist),
         }
+    }
+
+    /// Steps over `size` bytes that hold so many messages.
+    #[inline]
+    pub fn advance(&mut self, size: usize, messages: u32) {
+        self.reader.advance(size);
+        self.streamed = self.streamed.wrapping_add(messages);
     }
 
     /// Where this lane has been routed to. Records in the stage have not been.

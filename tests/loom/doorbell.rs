@@ -146,7 +146,7 @@ fn turn(router: &mut Router, hub: &Hub, rest: Rest) -> bool {
 
 /// The atomic of a protocol word, for doing things the wrong way.
 fn word<T>(of: &T) -> &AtomicU64 {
-    // SAFETY: all of them are repr(C), and an atomic is their only field.
+    // SAFETY: all of them are repr(C), and an atomic is their first field.
     unsafe { &*std::ptr::from_ref(of).cast::<AtomicU64>() }
 }
 

@@ -11,7 +11,7 @@ pub const LANES: usize = 2;
 /// Records that a lane holds; positions are not used twice.
 const RECORDS: usize = 2;
 /// Bytes per record: the unit of tails.
-const SIZE: u64 = 16;
+pub const SIZE: u64 = 16;
 
 /// A message: its ticket and its number.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,6 +95,27 @@ pub struct Sender {
     last: LastTicket,
     /// Off: every send draws.
     reuses: bool,
+    /// How it publishes; None: by the swap, whatever the lane's bias.
+    bias: Option<Bias>,
+}
+
+/// A sender that heeds the bias of its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bias {
+    /// The lane was biased when it last looked.
+    pub is_on: bool,
+    pub how: Heed,
+}
+
+/// What it does about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heed {
+    /// As it does.
+    Real,
+    /// Does not ring when it finds that the bias has been revoked.
+    Silently,
+    /// Rings, then takes the bias.
+    RingsFirst,
 }
 
 impl Sender {
@@ -104,6 +125,14 @@ impl Sender {
             tail: 0,
             last: LastTicket::default(),
             reuses,
+            bias: None,
+        }
+    }
+
+    pub fn with_bias(slot: usize, bias: Bias) -> Self {
+        Self {
+            bias: Some(bias),
+            ..Self::new(slot, true)
         }
     }
 
@@ -124,8 +153,40 @@ impl Sender {
         let lane = &hub.lanes[self.slot];
         lane.records[(self.tail / SIZE) as usize].set(record);
         self.tail += SIZE;
-        if lane.word.publish(self.tail) {
-            hub.ring(self.slot);
+        match &mut self.bias {
+            None => {
+                if lane.word.publish(self.tail) {
+                    hub.ring(self.slot);
+                }
+            }
+            Some(bias) => bias.publish(hub, self.slot, self.tail),
+        }
+    }
+}
+
+impl Bias {
+    /// `Core::publish`.
+    fn publish(&mut self, hub: &Hub, slot: usize, tail: u64) {
+        let word = &hub.lanes[slot].word;
+        let must_ring = if self.is_on {
+            !word.publish_biased(tail)
+        } else {
+            word.publish(tail)
+        };
+        if !must_ring {
+            self.is_on = self.is_on || word.is_biased();
+            return;
+        }
+        match self.how {
+            Heed::Silently if self.is_on => self.is_on = false,
+            Heed::RingsFirst => {
+                hub.ring(slot);
+                self.is_on = word.take_bias();
+            }
+            _ => {
+                self.is_on = word.take_bias();
+                hub.ring(slot);
+            }
         }
     }
 }

@@ -17,6 +17,7 @@
 
 mod arena;
 mod assist;
+mod bias;
 mod doorbell;
 mod hub;
 mod join;

@@ -156,6 +156,9 @@ impl Play {
         outcome.wakes.drain(|_| {});
         outcome.events.drain(|_| {});
         outcome.owners.drain(|_| {});
+        if outcome.barrier {
+            self.router().settle();
+        }
     }
 
     pub fn perform(&mut self, program: &[u8]) {
