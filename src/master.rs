@@ -169,6 +169,17 @@ impl Master {
         }
     }
 
+    /// For tests of what happens to a sender in a stream, without the stream: biases the lanes of
+    /// `worker` that are not armed, and returns their number.
+    #[doc(hidden)]
+    pub fn presume_stream(&mut self, worker: u32) -> usize {
+        let cores = self.hub.view.config.cores as usize;
+        let first = worker as usize * cores;
+        let router = self.router();
+        let lanes = first..first + cores;
+        lanes.filter(|&slot| router.presume_stream(slot)).count()
+    }
+
     fn router(&mut self) -> &mut Router {
         // The option is only emptied by drop.
         self.router.as_mut().expect("a master has its router")

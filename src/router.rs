@@ -357,6 +357,16 @@ impl Router {
         all
     }
 
+    /// Biases a lane as if it had streamed; false when it is armed, or may not be biased.
+    pub fn presume_stream(&mut self, slot: usize) -> bool {
+        if self.active.next(slot) != Some(slot) || !self.may_bias {
+            return false;
+        }
+        let lane = &mut self.lanes[slot];
+        (lane.streamed, lane.bias) = (STREAM, Bias::of(lane.word.bias()));
+        lane.bias == Bias::Yes
+    }
+
     /// After the barrier: lanes whose bias has been revoked can be armed.
     pub fn settle(&mut self) {
         self.outcome.barrier = false;

@@ -9,7 +9,7 @@ use crate::realm::Reign;
 use crate::stage::Stage;
 use crate::sweep::{Recoveries, snapshots};
 use crate::throne;
-use crate::victim::{Call, Fill, Scenario};
+use crate::victim::{Call, Fill, Scenario, Stream};
 use crate::world::Late;
 
 const SCENARIO: Scenario = Scenario {
@@ -20,6 +20,7 @@ const SCENARIO: Scenario = Scenario {
     mail: Fill::Empty,
     overflow: Overflow::DropNewest,
     assists: false,
+    stream: Stream::No,
 };
 
 fn faults(scenario: Scenario, late: Late) -> Faults {

@@ -12,7 +12,7 @@ use crate::realm::{Reign, Work};
 use crate::stage::Stage;
 use crate::sweep::{Recoveries, kill, snapshots, stop};
 use crate::throne::{self, PARTS};
-use crate::victim::{Call, Fill, Scenario};
+use crate::victim::{Call, Fill, Scenario, Stream};
 
 const CALLS: [Call; 19] = [
     Call::Send,
@@ -234,6 +234,12 @@ fn random(rng: &mut Rng) -> Scenario {
         _ => Fill::Full,
     };
     let (lane, mail) = (fill(4096), fill(8192));
+    let assists = rng.one_in(8);
+    let stream = match rng.below(8) {
+        0 if !assists => Stream::Goes,
+        1 if !assists => Stream::Ended,
+        _ => Stream::No,
+    };
     Scenario {
         call,
         // Each message received costs a victim that is to receive them all some thousand steps.
@@ -246,7 +252,8 @@ fn random(rng: &mut Rng) -> Scenario {
         lane,
         mail,
         overflow,
-        assists: rng.one_in(8),
+        assists,
+        stream,
     }
 }
 

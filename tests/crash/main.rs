@@ -188,6 +188,34 @@ fn held_at_each_instruction_of_doing_the_masters_work() {
     figures.check();
 }
 
+#[test]
+fn held_at_each_instruction_in_a_stream_and_behind_its_end() {
+    let _alone = alone();
+    let _watchdog = Watchdog::new(8 * LONG);
+    common::stay_on_one_cpu();
+    let mut figures = Figures::default();
+    for call in [
+        Call::Send,
+        Call::SendMany,
+        Call::Loan,
+        Call::Join,
+        Call::Leave,
+        Call::Detach,
+    ] {
+        let all = scenarios::streaming(call);
+        let every = if cfg!(debug_assertions) {
+            scenarios::LENGTHS.len()
+        } else {
+            1
+        };
+        for scenario in all.into_iter().step_by(every) {
+            figures.scenarios += 1;
+            all_ways(scenario, &mut figures);
+        }
+    }
+    figures.check();
+}
+
 /// Takes masters through reigns.
 fn masters_die_in(reigns: impl IntoIterator<Item = Reign>) {
     let _alone = alone();

@@ -6,7 +6,7 @@ use corecast::Overflow;
 use crate::body::{LEAST, Said, Who};
 use crate::figures::Figures;
 use crate::stage::Stage;
-use crate::victim::{Call, Fill, Scenario};
+use crate::victim::{Call, Fill, Scenario, Stream};
 
 /// Bytes of a small message, one that is staged in pieces, and one that goes to each queue by
 /// itself.
@@ -20,6 +20,7 @@ const PLAIN: Scenario = Scenario {
     mail: Fill::Empty,
     overflow: Overflow::DropNewest,
     assists: false,
+    stream: Stream::No,
 };
 
 /// How full a lane or a queue is.
@@ -83,6 +84,18 @@ pub fn assisting(call: Call, figures: &mut Figures) -> Vec<Scenario> {
         });
     }
     found
+}
+
+/// The same for a victim that streams, or did when it last looked.
+pub fn streaming(call: Call) -> Vec<Scenario> {
+    let of = |(stream, len)| Scenario {
+        call,
+        len,
+        stream,
+        ..PLAIN
+    };
+    let streams = [Stream::Goes, Stream::Ended];
+    both(&streams, &LENGTHS).into_iter().map(of).collect()
 }
 
 fn writing(call: Call, lengths: &[usize], found: &mut Vec<Scenario>, figures: &mut Figures) {

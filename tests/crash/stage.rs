@@ -109,6 +109,7 @@ impl Stage {
                 Wish::Turn => self.world(World::turn),
                 Wish::Work => self.work_until_pause(&tracee),
                 Wish::Mail => self.mail(scenario),
+                Wish::Stream => self.world(World::favour),
                 Wish::TakeChannels => self.world(|w| w.take_channels(CHANNELS)),
             }
         }

@@ -70,6 +70,16 @@ pub enum Fill {
     Full,
 }
 
+/// Whether the call comes in a stream, for which the lane is biased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    No,
+    /// The lane is biased, and the victim knows.
+    Goes,
+    /// The bias has been revoked since, and the lane armed.
+    Ended,
+}
+
 /// A situation and a call in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scenario {
@@ -85,6 +95,7 @@ pub struct Scenario {
     pub overflow: Overflow,
     /// In assist mode, and the master is asleep when the call comes: the victim does its work.
     pub assists: bool,
+    pub stream: Stream,
 }
 
 /// What the victim asks of the harness when it pauses.
@@ -99,16 +110,19 @@ pub enum Wish {
     Mail,
     /// Take all channels.
     TakeChannels,
+    /// Take me for one that streams.
+    Stream,
     /// The call comes next.
     Ready,
 }
 
 impl Wish {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Turn,
         Self::Work,
         Self::Mail,
         Self::TakeChannels,
+        Self::Stream,
         Self::Ready,
     ];
 }
@@ -227,7 +241,21 @@ impl Victim<'_> {
             Fill::Some(n) => self.get_mail(n),
             Fill::Full => self.get_mail(u64::MAX),
         }
+        self.start_stream();
         self.fill_lane();
+    }
+
+    /// The first message finds the lane active, the second the bias.
+    fn start_stream(&mut self) {
+        if self.scenario.stream == Stream::No {
+            return;
+        }
+        self.send();
+        self.board.ask(Wish::Stream);
+        self.send();
+        if self.scenario.stream == Stream::Ended {
+            self.board.ask(Wish::Turn);
+        }
     }
 
     fn prepare_for_call(&mut self) {

@@ -119,6 +119,13 @@ impl World {
         self.hear();
     }
 
+    /// Takes the victim, which has just sent something, for one that streams.
+    pub fn favour(&mut self) {
+        self.master.step();
+        assert_eq!(self.master.presume_stream(0), 1, "the victim's lane");
+        self.hear();
+    }
+
     /// The master sleeps: from now on others may do its work.
     pub fn sleep(&mut self) {
         self.master.poll(Some(Duration::ZERO)).expect("polled");
