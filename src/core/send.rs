@@ -408,17 +408,23 @@ impl Core {
     #[inline]
     pub(super) fn publish(&mut self) {
         let tail = self.lane.tail();
-        let must_ring = if self.biased {
-            !self.word.publish_biased(tail)
-        } else {
-            self.word.publish(tail)
-        };
-        if must_ring {
-            self.biased = self.word.take_bias();
-            self.ring();
-        } else if !self.biased {
-            self.biased = self.word.is_biased();
+        if self.biased {
+            if !self.word.publish_biased(tail) {
+                self.ring_from_lane();
+            }
+        } else if self.word.publish(tail) {
+            self.ring_from_lane();
+        } else if self.word.is_biased() {
+            self.biased = true;
         }
+    }
+
+    /// The lane is armed, or may be.
+    #[cold]
+    #[inline(never)]
+    fn ring_from_lane(&mut self) {
+        self.biased = self.word.take_bias();
+        self.ring();
     }
 
     /// Why the lane did not take a record.
