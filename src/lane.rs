@@ -50,6 +50,7 @@ use crate::sync::{AtomicU64, Ordering, order};
 ///   rings. Set by the router's CAS, cleared by the core's publish.
 /// * waiting: the core sleeps until its `event` word changes (lane full, or an answer awaited).
 ///   Set by the core, cleared by the router before it wakes the core.
+///
 /// The second word is what the router and the owner have agreed on: [`NO_BIAS`] of an owner whose
 /// process does not answer to barriers, [`UNBIASED`], [`BIASED`], or [`EAGER`]: not biased, but whoever
 /// rings may make it so. Written by both.

@@ -357,6 +357,11 @@ impl Router {
         all
     }
 
+    /// Lanes that may have news without ringing.
+    pub fn senders(&self) -> usize {
+        self.active.len()
+    }
+
     /// Biases a lane as if it had streamed; false when it is armed, or may not be biased.
     pub fn presume_stream(&mut self, slot: usize) -> bool {
         if self.active.next(slot) != Some(slot) || !self.may_bias {

@@ -1,6 +1,9 @@
 //! Senders that stream publish by plain stores (see `src/lane.rs`). A stream that ends, at any moment,
 //! must not end unheard.
 
+// The tests' own bookkeeping across processes; not subject to the models.
+#![allow(clippy::disallowed_types)]
+
 mod common;
 
 use std::sync::atomic::{AtomicU64, Ordering};
