@@ -423,7 +423,8 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn ring_from_lane(&mut self) {
-        self.biased = self.word.take_bias();
+        // Once the router has seen a DETACH the lane may be the next owner's.
+        self.biased = !self.detached && self.word.take_bias();
         self.ring();
     }
 

@@ -111,6 +111,17 @@ fn the_next_owner_of_a_slot_starts_without_bias() {
     assert_eq!(come_to_rest(&mut router), 0);
 }
 
+/// It would be its successor's lane by the time it stored that.
+#[test]
+fn a_core_that_detaches_does_not_take_the_bias() {
+    let (hub, mut router, mut core) = hub();
+    stream(&mut core, &mut router);
+    passes(&mut router); // revoked
+    core.detach().expect("detached");
+    assert!(!hub.inner.view.lane_word(0).is_biased());
+    assert_ne!(hub.inner.view.bell(0).rung(), 0);
+}
+
 /// Where the kernel has no barriers, or in assist mode, where everybody arms lanes.
 #[test]
 fn without_barriers_no_lane_is_biased() {

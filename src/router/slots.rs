@@ -50,7 +50,7 @@ impl Router {
             return;
         }
         let lane = &mut self.lanes[slot];
-        lane.holder = holder;
+        (lane.holder, lane.bias) = (holder, Bias::No);
         self.stands(slot, Standing::Live);
         self.stats.cores += 1;
         self.outcome.owners.insert(slot);
