@@ -55,9 +55,11 @@ const HOLD: Duration = Duration::from_micros(50);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a store can stay in a store buffer, many times over.
 const DRAINED: Duration = Duration::from_millis(10);
-/// Turns of [`pause`] while one sender streams, four to twelve microseconds. The more of them there
-/// are, the more a pass finds without.
-const PAUSE: usize = 256;
+/// Turns of [`Master::pause`], one to three microseconds.
+const PAUSE: usize = 64;
+/// The same while one sender streams on and on. The more of them there are, the more a pass finds
+/// without.
+const LONG_PAUSE: usize = 256;
 /// Longest sleep: descriptors that could not be opened are tried again, at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
@@ -216,7 +218,7 @@ impl Master {
                 let streaming = self.router().stats.messages - before >= STREAM;
                 if streaming && self.may_hold(&mut held_since) {
                     if !self.router().is_left {
-                        pause(self.router().senders());
+                        self.pause();
                     }
                     continue;
                 }
@@ -238,6 +240,14 @@ impl Master {
         self.notify();
         let routed = self.router().stats.messages - before;
         (routed as usize, passes < PASSES)
+    }
+
+    /// Leaves the lanes alone for a moment, so that there is more in them afterwards.
+    fn pause(&mut self) {
+        let (senders, is_stream) = self.router().streams();
+        let turns = if is_stream { LONG_PAUSE } else { PAUSE };
+        // Touches no memory that others use.
+        (0..turns / (senders * senders).max(1)).for_each(|_| std::hint::spin_loop());
     }
 
     /// True while those whom the last passes would wake may sleep on, because more is coming in:
@@ -450,11 +460,6 @@ impl Master {
             self.watch_owner(slot);
         }
     }
-}
-
-/// Leaves the lanes of so many senders alone for a moment: touches no memory that others use.
-fn pause(senders: usize) {
-    (0..PAUSE / (senders * senders).max(1)).for_each(|_| std::hint::spin_loop());
 }
 
 /// What ended a wait.

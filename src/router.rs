@@ -357,9 +357,11 @@ impl Router {
         all
     }
 
-    /// Lanes that may have news without ringing.
-    pub fn senders(&self) -> usize {
-        self.active.len()
+    /// How many lanes may have news without ringing, and whether the first of them is biased.
+    pub fn streams(&self) -> (usize, bool) {
+        let first = self.active.next(0);
+        let is_biased = first.is_some_and(|slot| self.lanes[slot].bias == Bias::Yes);
+        (self.active.len(), is_biased)
     }
 
     /// Biases a lane as if it had streamed; false when it is armed, or may not be biased.
