@@ -11,8 +11,8 @@
 //! Only a process that was forked from one that had registered can be relied on. Linux (6.18) keeps
 //! with each processor whether what runs there has registered, looks at that when a thread comes to run
 //! after one of another process, and tells the processors that run a thread of a process that registers:
-//! not those that rest with its memory still loaded. The call then passes such a processor over. (Found
-//! by the test below with threads instead of processes: in 17 of 40 runs.)
+//! not those that rest with its memory still loaded. The call then passes such a processor over. (Seen
+//! in 17 of 40 runs of a program as the test below, with threads instead of processes.)
 //!
 //! Measured on two processors of a virtual machine: [`heavy`] takes 1.8 us while a registered
 //! process runs on the other, 0.2 us otherwise; a locked exchange that waits for the lines just

@@ -105,7 +105,7 @@ impl LaneWord {
     #[inline]
     #[must_use]
     pub fn publish_biased(&self, tail: u64) -> bool {
-        // SYNC(lane.publish): pairs with `read`; publishes the records. Release: whoever can tell that
+        // SYNC(lane.store): pairs with `read`; publishes the records. Release: whoever can tell that
         // the send has returned, by what this core does next, finds this store done. The processors
         // that we know have one order of stores for all observers (x86, ARMv8), so a later load of the
         // counter of tickets by such a one is behind it too, as `ticket` asks; the language has no

@@ -85,25 +85,33 @@ const PLAN: Plan = if cfg!(debug_assertions) {
     }
 };
 
-/// Takes victims through a call in all situations.
-fn die_at_each_instruction_of(calls: &[Call]) {
+/// Takes victims through calls, each in the situations that `of` names.
+fn die_in(calls: &[Call], of: impl Fn(Call, &mut Figures) -> Vec<Scenario>) -> Figures {
     let _alone = alone();
     let _watchdog = Watchdog::new(8 * LONG);
     common::stay_on_one_cpu();
     let mut figures = Figures::default();
     for &call in calls {
-        let all = scenarios::all_of(call, PLAN.lengths, &mut figures);
-        let most = if waits(call) {
-            PLAN.most_waits
-        } else {
-            PLAN.most
-        };
-        for scenario in all.into_iter().take(most) {
+        for scenario in of(call, &mut figures) {
             figures.scenarios += 1;
             all_ways(scenario, &mut figures);
         }
     }
-    figures.check();
+    figures
+}
+
+/// Takes victims through a call in all situations.
+fn die_at_each_instruction_of(calls: &[Call]) {
+    let of = |call, figures: &mut Figures| {
+        let mut all = scenarios::all_of(call, PLAN.lengths, figures);
+        all.truncate(if waits(call) {
+            PLAN.most_waits
+        } else {
+            PLAN.most
+        });
+        all
+    };
+    die_in(calls, of).check();
 }
 
 fn all_ways(scenario: Scenario, figures: &mut Figures) {
@@ -166,54 +174,44 @@ calls! {
 
 #[test]
 fn held_at_each_instruction_of_doing_the_masters_work() {
-    let _alone = alone();
-    let _watchdog = Watchdog::new(8 * LONG);
-    common::stay_on_one_cpu();
-    let mut figures = Figures::default();
-    for call in [
+    let calls = [
         Call::Send,
         Call::SendMany,
         Call::Join,
         Call::Leave,
         Call::Detach,
-    ] {
-        let all = scenarios::assisting(call, &mut figures);
-        let most = if cfg!(debug_assertions) { 1 } else { PLAN.most };
-        for scenario in all.into_iter().take(most) {
-            figures.scenarios += 1;
-            all_ways(scenario, &mut figures);
-        }
-    }
+    ];
+    let figures = die_in(&calls, |call, figures| {
+        let mut all = scenarios::assisting(call, figures);
+        all.truncate(if cfg!(debug_assertions) { 1 } else { PLAN.most });
+        all
+    });
     assert!(figures.helped > 0, "nobody has done the master's work");
     figures.check();
 }
 
 #[test]
 fn held_at_each_instruction_in_a_stream_and_behind_its_end() {
-    let _alone = alone();
-    let _watchdog = Watchdog::new(8 * LONG);
-    common::stay_on_one_cpu();
-    let mut figures = Figures::default();
-    for call in [
+    let calls = [
         Call::Send,
         Call::SendMany,
         Call::Loan,
         Call::Join,
         Call::Leave,
         Call::Detach,
-    ] {
-        let all = scenarios::streaming(call);
-        let every = if cfg!(debug_assertions) {
-            scenarios::LENGTHS.len()
-        } else {
-            1
-        };
-        for scenario in all.into_iter().step_by(every) {
-            figures.scenarios += 1;
-            all_ways(scenario, &mut figures);
-        }
-    }
-    figures.check();
+    ];
+    let every = if cfg!(debug_assertions) {
+        scenarios::LENGTHS.len()
+    } else {
+        1
+    };
+    let of = |call, _: &mut Figures| {
+        scenarios::streaming(call)
+            .into_iter()
+            .step_by(every)
+            .collect()
+    };
+    die_in(&calls, of).check();
 }
 
 /// Takes masters through reigns.

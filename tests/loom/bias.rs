@@ -7,16 +7,14 @@
 
 use std::sync::Arc;
 
-use loom::sync::atomic::AtomicBool;
 use loom::thread;
 
-use super::hub::{Bias, Collect, Heed, Hub, LANES, Router, SIZE, Sender, check};
+use super::hub::{Bias, Collect, Heed, Hub, Router, SIZE, Sender};
+use super::sole::sole_sender_first;
 use super::{AS_IT_IS, RACE, Weaker, fails, fails_within, holds};
 use crate::barrier;
 use crate::sync::Ordering;
 
-/// The first lane is the biased sender's; the other is armed.
-const ACTIVE: [bool; LANES] = [true, false];
 const ASLEEP: &str = "asleep without news";
 
 /// How the router arms a lane that may be biased.
@@ -122,40 +120,10 @@ fn router_sleeps(start: Start, heed: Heed, arm: Arm) -> impl Fn() + Send + Sync 
     }
 }
 
-/// **Claim: what a biased sender publishes keeps the order of sends.**
-///
-/// It sends 1 and 2. The other, whose lane is armed, sends 3 if it sees that 2 was sent.
-fn biased_first(how: Collect) -> impl Fn() + Send + Sync {
-    move || {
-        let hub = Arc::new(Start::Biased.hub());
-        let sent = Arc::new(AtomicBool::new(false));
-        let biased = thread::spawn({
-            let (hub, sent) = (hub.clone(), sent.clone());
-            move || {
-                let mut sender = Start::Biased.sender(Heed::Real);
-                sender.send(&hub, 1);
-                sender.send(&hub, 2);
-                sent.store(true, Ordering::Release);
-            }
-        });
-        let other = thread::spawn({
-            let hub = hub.clone();
-            move || {
-                let after = sent.load(Ordering::Acquire);
-                if after {
-                    Sender::new(1, true).send(&hub, 3);
-                }
-                after
-            }
-        });
-        let mut router = Router::new(how, ACTIVE);
-        (0..2).for_each(|_| router.pass(&hub));
-        biased.join().expect("no panic");
-        let after = other.join().expect("no panic");
-        router.finish(&hub);
-        let sent: &[u32] = if after { &[1, 2, 3] } else { &[1, 2] };
-        check(&router.delivered, sent, &[(1, 2), (2, 3)]);
-    }
+/// **Claim: what a biased sender publishes keeps the order of sends**, as that of any sole sender.
+fn biased_first() -> impl Fn() + Send + Sync {
+    let start = || (Start::Biased.hub(), Start::Biased.sender(Heed::Real));
+    sole_sender_first(Collect::Real, start)
 }
 
 #[test]
@@ -214,18 +182,14 @@ fn taking_the_bias_after_ringing_loses_news() {
 
 #[test]
 fn a_biased_sender_is_not_overtaken() {
-    holds("biased first", AS_IT_IS, biased_first(Collect::Real));
+    holds("biased first", AS_IT_IS, biased_first());
 }
 
 /// Whoever sees that a send has returned sees what it published, whatever barriers there are.
 #[test]
 fn nor_is_it_without_a_barrier() {
     let weaker: Weaker = &[("barrier.light", Ordering::Relaxed)];
-    holds(
-        "biased first, no barrier",
-        weaker,
-        biased_first(Collect::Real),
-    );
+    holds("biased first, no barrier", weaker, biased_first());
 }
 
 #[test]
@@ -234,5 +198,5 @@ fn without_release_at_the_store_the_router_reads_half_a_record() {
         ("lane.store", Ordering::Relaxed),
         ("barrier.light", Ordering::Relaxed),
     ];
-    fails("relaxed store", weaker, RACE, biased_first(Collect::Real));
+    fails("relaxed store", weaker, RACE, biased_first());
 }
