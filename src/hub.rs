@@ -133,7 +133,12 @@ impl Inner {
 
     /// Wakes those whom the router's passes have found asleep or waiting.
     pub fn wake(&self, outcome: &mut Outcome) {
+        self.end_waits(outcome);
         outcome.wakes.drain(|slot| self.notify_core(slot));
+    }
+
+    /// Wakes those who wait for room or an answer.
+    pub fn end_waits(&self, outcome: &mut Outcome) {
         outcome.events.drain(|slot| self.end_wait(slot));
     }
 }

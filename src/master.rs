@@ -49,6 +49,8 @@ const PASSES: u32 = 256;
 /// many at once, and lanes are left alone for a moment, so that a pass finds more and takes the
 /// senders' cache lines away less often.
 const STREAM: u64 = 8;
+/// Bytes in one pass that make a stream as well: a few large messages take their receivers as long.
+const BULK: usize = 32 << 10;
 /// How long a wake is put off at most while senders stream.
 const HOLD: Duration = Duration::from_micros(50);
 /// How long a master waits for a helper that makes no progress before it says so.
@@ -215,10 +217,12 @@ impl Master {
             let progress = self.router().step();
             if progress {
                 (idle_since, passes) = (None, passes + 1);
-                let streaming = self.router().stats.messages - before >= STREAM;
+                self.end_waits();
+                let is_bulk = self.router().routed_bytes() >= BULK;
+                let streaming = is_bulk || self.router().stats.messages - before >= STREAM;
                 if streaming && self.may_hold(&mut held_since) {
                     if !self.router().is_left {
-                        self.pause();
+                        self.pause(is_bulk);
                     }
                     continue;
                 }
@@ -242,8 +246,21 @@ impl Master {
         (routed as usize, passes < PASSES)
     }
 
+    /// Lets those go on that wait for room, or for an answer: until they do, nothing comes from them.
+    fn end_waits(&mut self) {
+        if !self.router().outcome.events.is_empty() {
+            let hub = Arc::clone(&self.hub);
+            hub.end_waits(&mut self.router().outcome);
+        }
+    }
+
     /// Leaves the lanes alone for a moment, so that there is more in them afterwards.
-    fn pause(&mut self) {
+    fn pause(&mut self, is_bulk: bool) {
+        // Receivers that have enough to do, and nobody to be woken: whoever shares this processor may
+        // have it.
+        if is_bulk && self.router().outcome.wakes.is_empty() {
+            return std::thread::yield_now();
+        }
         let (senders, is_stream) = self.router().streams();
         let turns = if is_stream { LONG_PAUSE } else { PAUSE };
         // Touches no memory that others use.
@@ -257,7 +274,7 @@ impl Master {
         if !outcome.owners.is_empty() {
             return false;
         }
-        if outcome.wakes.is_empty() && outcome.events.is_empty() {
+        if outcome.wakes.is_empty() {
             return true;
         }
         since.get_or_insert_with(Instant::now).elapsed() < HOLD

@@ -324,6 +324,11 @@ impl Router {
         progress
     }
 
+    /// Bytes of records that the last pass which found something has routed, at most.
+    pub fn routed_bytes(&self) -> usize {
+        PASS_BYTES - self.budget
+    }
+
     /// A helper has done what there was to do.
     pub fn count_help(&mut self) {
         self.stats.assisted += 1;
