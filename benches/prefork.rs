@@ -30,7 +30,7 @@ use serde::Serialize;
 use support::content::{self, GROUP};
 use support::crew::{Failure, Signals};
 use support::figures::{self, Entry, Row};
-use support::hub::Settings;
+use support::hub::{LINGER_US, Settings};
 use support::machine::Machine;
 use support::matrix::{self, Cell};
 use support::round::{self, Plan, Way};
@@ -66,6 +66,9 @@ struct Args {
     /// Microseconds the master polls before it sleeps.
     #[arg(long, default_value_t = 0)]
     spin_us: u64,
+    /// Microseconds a receiver waits for more before it sleeps.
+    #[arg(long, default_value_t = LINGER_US)]
+    linger_us: u64,
     /// Promise only the order of each sender, not one order for all.
     #[arg(long)]
     per_sender: bool,
@@ -106,6 +109,7 @@ impl Args {
                 lane_bytes: self.lane_bytes,
                 queue_bytes: self.queue_bytes,
                 spin_us: self.spin_us,
+                linger_us: self.linger_us,
                 per_sender: self.per_sender,
                 huge_pages: self.huge_pages,
                 no_timestamps: self.no_timestamps,

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Bodies of this size and more are written in place.
 const LOAN: usize = 4096;
 
+/// What suits receivers that do nothing but receive, see [`Core::set_linger`].
+pub const LINGER_US: u64 = 100;
+
 /// What a run may choose about the hub.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Settings {
@@ -33,6 +36,8 @@ pub struct Settings {
     pub queue_bytes: usize,
     /// How long the master polls before it sleeps.
     pub spin_us: u64,
+    /// How long a receiver waits for more before it sleeps.
+    pub linger_us: u64,
     /// Order per sender only, not one for all.
     pub per_sender: bool,
     /// No timestamps.
@@ -48,6 +53,7 @@ impl Default for Settings {
             lane_bytes: config.lane_bytes,
             queue_bytes: config.queue_bytes,
             spin_us: config.spin.as_micros() as u64,
+            linger_us: LINGER_US,
             per_sender: false,
             no_timestamps: false,
             huge_pages: false,
@@ -85,18 +91,19 @@ impl Settings {
 }
 
 /// Forks the workers of `cell` into `crew`. Senders use `send_many` with `batch` bodies, or one
-/// `send` per message when `batch` is 1.
+/// `send` per message when `batch` is 1. Receivers linger as told.
 pub fn spawn(
     crew: &mut Crew,
     hub: &Hub,
     cell: Cell,
     batch: usize,
     length: Duration,
+    linger: Duration,
 ) -> Result<(), Failure> {
     for index in 0..cell.receivers {
         let worker = cell.senders + index;
         crew.spawn(format!("hub receiver {index}"), |gate| {
-            receive(gate, hub, worker, cell)
+            receive(gate, hub, worker, cell, linger)
         })?;
     }
     for index in 0..cell.senders {
@@ -111,8 +118,15 @@ fn text<E: Display>(what: &'static str) -> impl Fn(E) -> String {
 }
 
 /// Checks everything that arrives until each sender's last message.
-fn receive(gate: &mut Gate, hub: &Hub, worker: u32, cell: Cell) -> Result<Report, String> {
+fn receive(
+    gate: &mut Gate,
+    hub: &Hub,
+    worker: u32,
+    cell: Cell,
+    linger: Duration,
+) -> Result<Report, String> {
     let mut core = hub.attach(worker, 0).map_err(text("attach"))?;
+    core.set_linger(linger);
     let channel = core.join(CHANNEL).map_err(text("join"))?;
     let sleep = Sleep::on(&core)?;
     let mut checker = Checker::new(cell.senders, cell.size);

@@ -61,13 +61,14 @@ impl fmt::Display for Plan {
             lane_bytes,
             queue_bytes,
             spin_us,
+            linger_us,
             per_sender,
             no_timestamps,
             huge_pages,
         } = self.settings;
         write!(
             f,
-            "hub      lane {}, queue {}, spin {spin_us} us, overflow block, {} order, timestamps {}, \
+            "hub      lane {}, queue {}, spin {spin_us} us, linger {linger_us} us, overflow block, {} order, timestamps {}, \
              {} pages\n\
              rounds   {} of {:?}",
             bytes(lane_bytes),
@@ -139,7 +140,8 @@ fn through_hub(
     plan: &Plan,
 ) -> Result<(Times, Option<Stats>), Failure> {
     let hub = plan.settings.hub(cell)?;
-    hub::spawn(&mut crew, &hub, cell, batch, plan.length)?;
+    let linger = Duration::from_micros(plan.settings.linger_us);
+    hub::spawn(&mut crew, &hub, cell, batch, plan.length, linger)?;
     // Started after the last fork: a child must not inherit half of a thread.
     let master = hub
         .start()

@@ -8,8 +8,8 @@ use crate::record::full_ticket;
 
 impl Core {
     /// The messages at hand, in place and in order: [`Self::recv`] for many. None: there is
-    /// nothing, *and* the notification is armed. Never waits. What the iterator is not asked for
-    /// stays for the next call.
+    /// nothing, *and* the notification is armed. Never waits, unless [`Self::set_linger`] says so. What
+    /// the iterator is not asked for stays for the next call.
     ///
     /// All messages of one iterator stay valid as long as it is borrowed, so they can be collected
     /// first and used afterwards.

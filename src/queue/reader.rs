@@ -1,5 +1,8 @@
 //! The core's end of a queue.
 
+use std::time::Duration;
+
+use super::linger::Linger;
 use super::{Control, ControlWord, Flip};
 use crate::arena::Span;
 use crate::record::{self, Header, STAMP_BYTES, SyncPayload, flags, kind};
@@ -114,6 +117,7 @@ pub(crate) struct QueueReader {
     ops_done: u64,
     /// Buffers taken so far.
     flips: u64,
+    linger: Linger,
 }
 
 /// A place in the stream: buffers taken, and an address.
@@ -149,6 +153,7 @@ impl QueueReader {
             },
             ops_done: 0,
             flips: 0,
+            linger: Linger::default(),
         }
     }
 
@@ -237,7 +242,19 @@ impl QueueReader {
         None
     }
 
+    /// How long to wait for more, at an empty queue that is not armed, before it is armed.
+    pub fn set_linger(&mut self, limit: Duration) {
+        self.linger.set(limit);
+    }
+
     fn refill(&mut self, on_full: impl Fn()) -> bool {
+        if self.linger.is_on() {
+            let now = self.word.load();
+            if now.tail() == 0 && !now.is_armed() {
+                let word = self.word;
+                self.linger.wait(|| word.load().tail() != 0);
+            }
+        }
         match self.word.flip_or_arm() {
             Flip::Armed => false,
             Flip::Flipped(old) => {

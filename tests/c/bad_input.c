@@ -140,6 +140,7 @@ static void all_give(int code, channel_core_t *core) {
     GIVES(code, channel_recv(core, &message));
     GIVES(code, channel_recv_timeout(core, 1, &message));
     GIVES(code, channel_lost(core));
+    GIVES(code, channel_set_linger(core, 100));
     GIVES(code, channel_fd(core));
 }
 
@@ -155,6 +156,7 @@ static void handles(void) {
     GIVES(CHANNEL_E_NULL, channel_open(core, "a", NULL));
     GIVES(CHANNEL_E_NULL, channel_recv(core, NULL));
     GIVES(CHANNEL_E_NULL, channel_recv_timeout(core, 1, NULL));
+    GIVES(CHANNEL_E_NULL, channel_set_linger(NULL, 100));
     channel_message_t message = {.size = sizeof message - 8};
     GIVES_TEXT(CHANNEL_E_SIZE, "channel_message_t", channel_recv(core, &message));
     GIVES(CHANNEL_E_NO_SUCH_TICKET, channel_join_result(core, 12345, NULL));

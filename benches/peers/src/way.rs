@@ -107,7 +107,9 @@ impl Way {
             Way::Corecast => {
                 "One call of `send_to` per message. The master is a thread of the parent process. \
                  Lanes and queues of 256 KiB, timestamps per batch, one order for all, \
-                 `Overflow::Block`. Receivers sleep in epoll on their descriptor."
+                 `Overflow::Block`. Receivers sleep in epoll on their descriptor; those of the \
+                 throughput work, which do nothing else, linger for 100 us first \
+                 (`Core::set_linger`)."
             }
             Way::CorecastMany => "The same with `send_many_to` of 64 bodies.",
             Way::CorecastPerSender => "The same as `corecast` with `Order::PerSender`.",
