@@ -841,12 +841,11 @@ const char *channel_version(void);
  * says how many; channel_lost says so without waiting for a next one.
  *
  * The thread that uses the core. Never blocks, but see channel_set_linger. Not
- * signal-safe. The struct is the caller's; for how long what it points at is valid, see there. Errors: CHANNEL_E_NULL,
- * CHANNEL_E_SIZE, CHANNEL_E_MASTER_GONE (and nothing is left), CHANNEL_E_DAMAGED,
- * and those of a handle.
+ * signal-safe. The struct is the caller's; for how long what it points at is valid,
+ * see there. Errors: CHANNEL_E_NULL, CHANNEL_E_SIZE, CHANNEL_E_MASTER_GONE (and
+ * nothing is left), CHANNEL_E_DAMAGED, and those of a handle.
  */
-int channel_recv(channel_core_t *core,
-                 channel_message_t *message);
+int channel_recv(channel_core_t *core, channel_message_t *message);
 
 /**
  * Like channel_recv, but waits up to `timeout_ms` for a message; -1 waits as long
@@ -867,11 +866,10 @@ int channel_recv_timeout(channel_core_t *core, int timeout_ms, channel_message_t
  * messages[i].lost says how many were lost just before that one.
  *
  * The thread that uses the core. Never blocks, but see channel_set_linger. Not
- * signal-safe. Errors: as channel_recv; nothing is taken then. With a `len` of 0 it returns 0 and does not arm.
+ * signal-safe. Errors: as channel_recv; nothing is taken then. With a `len` of 0 it
+ * returns 0 and does not arm.
  */
-int channel_recv_many(channel_core_t *core,
-                      channel_message_t *messages,
-                      size_t len);
+int channel_recv_many(channel_core_t *core, channel_message_t *messages, size_t len);
 
 /**
  * How many messages were lost to this core because its queue was full, as far as

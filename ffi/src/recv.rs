@@ -21,9 +21,9 @@ use crate::sized;
 /// says how many; channel_lost says so without waiting for a next one.
 ///
 /// The thread that uses the core. Never blocks, but see channel_set_linger. Not
-/// signal-safe. The struct is the caller's; for how long what it points at is valid, see there. Errors: CHANNEL_E_NULL,
-/// CHANNEL_E_SIZE, CHANNEL_E_MASTER_GONE (and nothing is left), CHANNEL_E_DAMAGED,
-/// and those of a handle.
+/// signal-safe. The struct is the caller's; for how long what it points at is valid,
+/// see there. Errors: CHANNEL_E_NULL, CHANNEL_E_SIZE, CHANNEL_E_MASTER_GONE (and
+/// nothing is left), CHANNEL_E_DAMAGED, and those of a handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn channel_recv(
     core: *mut ChannelCore,
@@ -58,7 +58,8 @@ pub unsafe extern "C" fn channel_recv_timeout(
 /// messages[i].lost says how many were lost just before that one.
 ///
 /// The thread that uses the core. Never blocks, but see channel_set_linger. Not
-/// signal-safe. Errors: as channel_recv; nothing is taken then. With a `len` of 0 it returns 0 and does not arm.
+/// signal-safe. Errors: as channel_recv; nothing is taken then. With a `len` of 0 it
+/// returns 0 and does not arm.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn channel_recv_many(
     core: *mut ChannelCore,

@@ -145,17 +145,18 @@ impl Core {
         let start = Instant::now();
         let mut next = self.next()?;
         while next.is_none() {
-            // The queue is armed. What is notified before this reset has been published before
-            // it, so the look that follows finds it.
-            notify::drain(self.as_fd());
-            next = self.next()?;
             let left = timeout.saturating_sub(start.elapsed());
-            if next.is_some() || left.is_zero() {
+            if left.is_zero() {
                 break;
             }
-            if !notify::wait_readable(self.as_fd(), left.min(LOOK)) && !self.master_is_alive() {
+            if notify::wait_readable(self.as_fd(), left.min(LOOK)) {
+                // What is notified before this reset has been published before it, so the look that
+                // follows finds it. (An old notification costs one turn.)
+                notify::drain(self.as_fd());
+            } else if !self.master_is_alive() {
                 return Err(RecvError::MasterGone);
             }
+            next = self.next()?;
         }
         let Some(raw) = next else { return Ok(None) };
         self.note(raw.header);
