@@ -15,9 +15,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::doomed::Doomed;
-use common::{LONG, Watchdog, alone, fork, shared_words, trace, wait_until};
+use common::{LONG, Watchdog, alone, fork, is_readable, shared_words, trace, wait_until};
 use corecast::{Core, Hub, JoinError, JoinTicket, Master, RecvError, SendError};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Cores that every message must reach.
 const FAN_OUT: u32 = 16;
@@ -131,11 +130,6 @@ fn join(core: &mut Core, name: &str, master: &mut Master) {
     let ticket = core.join_async(name).expect("asked");
     now(master);
     core.join_result(ticket).expect("answered").expect("joined");
-}
-
-fn is_readable(core: &Core) -> bool {
-    let mut fds = [PollFd::new(core.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).expect("poll") == 1
 }
 
 fn drain(core: &Core) {

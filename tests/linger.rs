@@ -10,29 +10,29 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{LONG, Rng, Watchdog, fork, shared_words, wait_until};
-use corecast::{Core, Hub, Overflow};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use common::{LONG, Rng, Watchdog, fork, is_readable, shared_words, wait_until};
+use corecast::{Core, Hub, Master, Overflow};
 
 /// As long as a core lingers at most.
 const LONGEST: Duration = Duration::from_millis(10);
 
-fn is_readable(core: &Core) -> bool {
-    let mut fds = [PollFd::new(core.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).expect("polled") == 1
-}
-
-#[test]
-fn a_core_that_lingered_in_vain_is_armed() {
+/// A hub whose master is called, a core that sends, and one that has joined the room.
+fn pair() -> (Hub, Master, Core, Core) {
     let hub = Hub::builder().workers(2).create().expect("a hub");
     let mut master = hub.master().expect("a master");
-    let mut sender = hub.attach(0, 0).expect("a core");
+    let sender = hub.attach(0, 0).expect("a core");
     let mut core = hub.attach(1, 0).expect("a core");
     let joining = core.join_async("room").expect("asked");
     master.step();
     core.join_result(joining)
         .expect("answered")
         .expect("joined");
+    (hub, master, sender, core)
+}
+
+#[test]
+fn a_core_that_lingered_in_vain_is_armed() {
+    let (hub, mut master, mut sender, mut core) = pair();
     core.set_linger(Duration::from_micros(100));
     let forget = |core: &Core| nix::unistd::read(core.as_fd(), &mut [0; 8]);
     let _ = forget(&core); // the answer rang as well
@@ -55,15 +55,7 @@ fn a_core_that_lingered_in_vain_is_armed() {
 #[test]
 fn what_comes_while_a_core_lingers_needs_no_wake() {
     let _watchdog = Watchdog::new(LONG);
-    let hub = Hub::builder().workers(2).create().expect("a hub");
-    let mut master = hub.master().expect("a master");
-    let mut sender = hub.attach(0, 0).expect("a core");
-    let mut core = hub.attach(1, 0).expect("a core");
-    let joining = core.join_async("room").expect("asked");
-    master.step();
-    core.join_result(joining)
-        .expect("answered")
-        .expect("joined");
+    let (hub, mut master, mut sender, mut core) = pair();
     let before = hub.stats().wakes;
     let rounds = AtomicU64::new(0);
     let met = AtomicU64::new(0);

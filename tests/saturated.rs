@@ -4,16 +4,14 @@
 
 mod common;
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
-use common::Watchdog;
+use common::{Watchdog, is_readable};
 #[cfg(debug_assertions)]
 use common::{fork, wait_until};
 #[cfg(debug_assertions)]
 use corecast::Sabotage;
-use corecast::{Config, Hub, Master};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use corecast::{Config, Hub};
 
 /// The master once worked until nothing moved, which under full load is never: a dead worker kept
 /// its slot, a stopping thread hung, a host did not get control back.
@@ -48,11 +46,6 @@ fn a_saturated_master_comes_back_and_sees_deaths() {
         hub.stats().reaped == 1
     });
     assert!(hub.subscribers("held").is_empty());
-}
-
-fn is_readable(master: &Master) -> bool {
-    let mut fds = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).expect("polled") == 1
 }
 
 /// A message sent between the router's cut and its look at the lane waits for the next pass. When

@@ -68,8 +68,8 @@ impl fmt::Display for Plan {
         } = self.settings;
         write!(
             f,
-            "hub      lane {}, queue {}, spin {spin_us} us, linger {linger_us} us, overflow block, {} order, timestamps {}, \
-             {} pages\n\
+            "hub      lane {}, queue {}, spin {spin_us} us, linger {linger_us} us, overflow block, \
+             {} order, timestamps {}, {} pages\n\
              rounds   {} of {:?}",
             bytes(lane_bytes),
             bytes(queue_bytes),
