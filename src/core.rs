@@ -109,6 +109,8 @@ pub struct Core {
     /// The channel of the last CONTEXT record in the lane.
     context: Option<ChannelId>,
     max_message: usize,
+    /// Bytes of a pack, at most.
+    longest_pack: usize,
     stamped: bool,
     ordered: bool,
     queue: QueueReader,

@@ -67,8 +67,11 @@ pub(crate) mod kind {
     pub const STAMP: u8 = 12;
     /// Queue: the records that follow lie in the arena; place and length in word 0 and word 1.
     pub const REFERENCE: u8 = 13;
+    /// Messages of one sender to one channel with one ticket and of one length: their bodies one
+    /// behind the other, each padded; see `Pack`.
+    pub const PACK: u8 = 14;
     // Kept free for request/reply, work channels, direct messages, retained values, expiry and
-    // bridges: 14..=63. Values from 64 on are for the application-defined future.
+    // bridges: 15..=63. Values from 64 on are for the application-defined future.
 }
 
 /// Flag bits of a record.
@@ -144,6 +147,48 @@ impl Header {
     #[inline]
     pub fn is_plain_message(self) -> bool {
         self.w1 as u16 == u16::from(kind::MESSAGE)
+    }
+
+    /// True for a message that can be part of a [`kind::PACK`].
+    #[inline]
+    pub fn is_packable(self) -> bool {
+        self.is_plain_message() && (1..=Pack::BODY_MAX).contains(&self.len())
+    }
+
+    /// The [`kind::PACK`] of messages with this header, which is packable, in `bytes` of payload.
+    #[inline]
+    pub fn packed(self, bytes: usize) -> Self {
+        debug_assert!(self.is_packable() && bytes % round_up(self.len()) == 0);
+        Self {
+            w0: self.w0 & !0xffff_ffff | bytes as u64,
+            w1: self.w1 & !0xffff | u64::from(kind::PACK) | (self.len() as u64) << 8,
+        }
+    }
+
+    /// The header of each message in a [`kind::PACK`].
+    pub fn unpacked(self) -> Self {
+        Self {
+            w0: self.w0 & !0xffff_ffff | u64::from(self.flags()),
+            w1: self.w1 & !0xffff | u64::from(kind::MESSAGE),
+        }
+    }
+
+    /// What is in a [`kind::PACK`]; None when it is something else, or no pack can be like that.
+    #[inline]
+    pub fn pack(self) -> Option<Pack> {
+        let (body, bytes) = (usize::from(self.flags()), self.len());
+        if self.kind() != kind::PACK || body == 0 || bytes == 0 {
+            return None;
+        }
+        let step = round_up(body);
+        // In 32 bits, which divide faster.
+        let (count, rest) = (bytes as u32 / step as u32, bytes as u32 % step as u32);
+        (rest == 0).then_some(Pack { body, step, count })
+    }
+
+    /// Messages in this record, if it is one of messages.
+    pub fn messages(self) -> u32 {
+        self.pack().map_or(1, |pack| pack.count)
     }
 
     /// Payload length in bytes.
@@ -230,6 +275,22 @@ impl Header {
             words.add(1).write(self.w1);
         }
     }
+}
+
+/// The contents of a [`kind::PACK`]: sixteen bytes of header for all of its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pack {
+    /// Bytes of each body, not zero: the record has it in the place of the flags.
+    pub body: usize,
+    /// Bytes from one body to the next.
+    pub step: usize,
+    /// Messages, at least one.
+    pub count: u32,
+}
+
+impl Pack {
+    /// Longest body, bytes.
+    pub const BODY_MAX: usize = 255;
 }
 
 /// Rounds up to the record alignment.

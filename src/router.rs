@@ -31,6 +31,8 @@ mod merge;
 #[cfg(test)]
 mod misdeeds;
 mod ops;
+#[cfg(test)]
+mod packs;
 mod sabotage;
 #[cfg(test)]
 mod sharing;
@@ -64,6 +66,7 @@ use merge::Merge;
 pub use sabotage::Sabotage;
 pub(crate) use slot_set::{MAX_SLOTS, SlotSet};
 use stage::Stage;
+pub(crate) use stage::longest_record;
 use transaction::queue_writer;
 
 /// Bytes of records appended before the queues are published: more falls out of the L2 cache at
@@ -538,14 +541,14 @@ impl Router {
     fn dispatch(&mut self, slot: usize, record: LaneRecord) -> Result<Flow, Violation> {
         let size = record.header.size();
         let flow = match record.header.kind() {
-            kind::MESSAGE => self.message(slot, record)?,
+            kind::MESSAGE | kind::PACK => self.message(slot, record)?,
             kind::NAMED => self.named(slot, record)?,
             _ => self.operation(slot, record)?,
         };
         if flow == Flow::Blocked {
             return Ok(flow);
         }
-        self.lanes[slot].advance(size, 1);
+        self.lanes[slot].advance(size, record.header.messages());
         // Again: there may have been a transaction since, and this step belongs to the next.
         self.touched.insert(slot);
         self.publish_if_due();

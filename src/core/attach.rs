@@ -17,6 +17,7 @@ use crate::liveness::{has_ended, pidfd_open};
 use crate::process::is_dying;
 use crate::queue::QueueReader;
 use crate::record::{HEADER, Header, kind};
+use crate::router::longest_record;
 use crate::shared::{Holder, MasterState, VERSION};
 use crate::sync::Ordering;
 use crate::ticket::LastTicket;
@@ -134,6 +135,7 @@ impl Core {
             last_ticket: LastTicket::default(),
             context: None,
             max_message: config.max_message,
+            longest_pack: longest_record(config),
             stamped: config.timestamps == Timestamps::Message,
             ordered: config.order == Order::Total,
             queue,

@@ -22,6 +22,7 @@ impl Core {
         let Some(first) = self.next()? else {
             return Ok(None);
         };
+        self.note(first.header);
         self.queue.put_back(first);
         Ok(Some(Messages::of(self)))
     }

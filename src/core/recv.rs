@@ -24,10 +24,14 @@ const NOTHING: Header = Header {
 pub(super) struct Origin {
     /// [`Header::origin`] that the rest belongs to.
     pub key: u32,
-    /// The last message's header, if it came from here and has no stamp of its own.
+    /// The last message's header, if it came from here, by itself, and has no stamp of its own.
     last: Header,
     /// Bytes of its record.
     size: usize,
+    /// Bytes from one body to the next, if the last message was in a pack and came from here.
+    step: usize,
+    /// Bytes of its body, in both cases.
+    len: usize,
     channel: ChannelId,
     name: *const u8,
     name_len: usize,
@@ -40,6 +44,8 @@ impl Origin {
             key: NOWHERE,
             last: NOTHING,
             size: usize::MAX,
+            step: usize::MAX,
+            len: 0,
             channel: ChannelId::default(),
             name: std::ptr::NonNull::dangling().as_ptr(),
             name_len: 0,
@@ -47,14 +53,17 @@ impl Origin {
         }
     }
 
-    /// The next message of the front, if its header is the last one's.
+    /// The next message of the front, if it is in the last one's pack, or its header is the last one's.
     #[inline]
     pub fn next_alike(&self, front: &mut Front) -> Option<Raw> {
-        let body = front.alike(self.last, self.size)?;
+        let body = match front.packed(self.step) {
+            Some(body) => body,
+            None => front.alike(self.last, self.size)?,
+        };
         Some(Raw {
             header: self.last,
             body,
-            len: self.last.len(),
+            len: self.len,
             stamp: front.stamp(),
         })
     }
@@ -62,12 +71,15 @@ impl Origin {
     /// Remembers the last message's header, or that it is not one to compare with.
     #[inline]
     pub fn saw(&mut self, header: Header) {
-        let is_plain = header.is_plain_message() && header.origin() == self.key;
-        (self.last, self.size) = if is_plain {
-            (header, header.size())
-        } else {
-            (NOTHING, usize::MAX)
-        };
+        (self.last, self.size, self.step) = (NOTHING, usize::MAX, usize::MAX);
+        if header.origin() != self.key {
+            return;
+        }
+        if header.is_plain_message() {
+            (self.last, self.size, self.len) = (header, header.size(), header.len());
+        } else if let Some(pack) = header.pack() {
+            (self.step, self.len) = (pack.step, pack.body);
+        }
     }
 
     /// A message that came from here.
@@ -205,7 +217,7 @@ impl Core {
 
     /// The message with this header is about to be given to the caller.
     #[inline]
-    fn note(&mut self, header: Header) {
+    pub(super) fn note(&mut self, header: Header) {
         self.seen_ticket = full_ticket(header.ticket(), self.seen_ticket);
         self.origin.saw(header);
     }
@@ -232,6 +244,8 @@ impl Core {
             key: if filters { NOWHERE } else { header.origin() },
             last: NOTHING,
             size: usize::MAX,
+            step: usize::MAX,
+            len: 0,
             channel: ChannelId { index, generation },
             name,
             name_len,

@@ -283,26 +283,59 @@ impl Core {
         if self.context != Some(id) || bodies.len() == 1 {
             return 0;
         }
-        let (ticket, flag, stamp) = (self.ticket(), self.stamp_flag(), self.stamp_bytes());
-        let (start, room) = self.lane.straight();
+        let ticket = self.ticket();
         let (mut used, mut count) = (0, 0);
-        for body in bodies.iter().map(AsRef::as_ref) {
-            let len = body.len() + stamp;
-            let size = size_of_record(len);
-            if used + size > room {
+        while count < bodies.len() {
+            let (bytes, messages) = self.put_alike((id, ticket), used, &bodies[count..]);
+            if messages == 0 {
                 break;
             }
-            // SAFETY: the room begins at `start`, used + size lie in it; `body` is the caller's.
-            unsafe {
-                let at = start.add(used);
-                Header::new(kind::MESSAGE, flag, id.index, len, ticket).write(at);
-                record::copy(body.as_ptr(), self.put_stamp(at.add(HEADER)), body.len());
-            }
-            prefetch_write(start.wrapping_add(used + AHEAD));
-            (used, count) = (used + size, count + 1);
+            (used, count) = (used + bytes, count + messages);
         }
         self.lane.took(used);
         count
+    }
+
+    /// Writes the first of `bodies` and those behind it that are as long, `used` bytes from the
+    /// lane's end: as a pack if they can be one. Returns bytes and messages; none if there is no room.
+    #[inline]
+    fn put_alike<B: AsRef<[u8]>>(
+        &self,
+        (id, ticket): (ChannelId, u64),
+        used: usize,
+        bodies: &[B],
+    ) -> (usize, usize) {
+        let (start, room) = self.lane.straight();
+        let (start, room) = (start.wrapping_add(used), room - used);
+        let first = bodies[0].as_ref();
+        let len = first.len() + self.stamp_bytes();
+        if size_of_record(len) > room {
+            return (0, 0);
+        }
+        let header = Header::new(kind::MESSAGE, self.stamp_flag(), id.index, len, ticket);
+        let (mut at, mut messages) = (HEADER, 0);
+        let (step, room) = (round_up(len), room.min(self.longest_pack));
+        for body in bodies.iter().map(AsRef::as_ref) {
+            let has_room = messages == 0 || header.is_packable() && at + step <= room;
+            if body.len() != first.len() || !has_room {
+                break;
+            }
+            // SAFETY: the room begins at `start`, at + step lie in it; `body` is the caller's.
+            unsafe {
+                let to = self.put_stamp(start.add(at));
+                record::copy(body.as_ptr(), to, body.len());
+            }
+            prefetch_write(start.wrapping_add(at + AHEAD));
+            (at, messages) = (at + step, messages + 1);
+        }
+        let header = if messages > 1 {
+            header.packed(at - HEADER)
+        } else {
+            header
+        };
+        // SAFETY: a header's room was left at `start`.
+        unsafe { header.write(start) };
+        (at, messages)
     }
 
     /// Writes one message into the lane, unpublished: most of a send. Out of line it would cost a

@@ -38,13 +38,60 @@ pub(crate) struct Front {
     end: *const u8,
     /// Time of the messages that follow, ns.
     stamp: u64,
+    /// Bytes of the bodies at `at` that are left of the pack; 0 outside of packs.
+    packed: usize,
+    /// The header of that pack.
+    pack: Header,
 }
 
+/// The header of no pack.
+const NO_PACK: Header = Header { w0: 0, w1: 0 };
+
 impl Front {
+    /// The next body of the pack, if one with this `step` between bodies is left.
+    #[inline]
+    pub fn packed(&mut self, step: usize) -> Option<*const u8> {
+        if self.packed < step {
+            return None;
+        }
+        let body = self.at;
+        self.at = self.at.wrapping_add(step);
+        self.packed -= step;
+        Some(body)
+    }
+
+    /// The next message of the pack.
+    fn next_packed(&mut self) -> Option<Raw> {
+        if self.packed == 0 {
+            return None;
+        }
+        let header = self.pack;
+        let pack = header.pack()?;
+        Some(Raw {
+            header,
+            body: self.packed(pack.step)?,
+            len: pack.body,
+            stamp: self.stamp,
+        })
+    }
+
+    /// The first message of the pack at the read position, which lies there whole; None if that is
+    /// no pack.
+    fn enter(&mut self, header: Header) -> Option<Raw> {
+        header.pack()?;
+        self.at = self.at.wrapping_add(record::HEADER);
+        (self.pack, self.packed) = (header, header.len());
+        self.next_packed()
+    }
+
     /// The body of the next item, if that has just this `header`, of a message without a stamp of
     /// its own, and so this `size`: most streams consist of messages that differ in nothing else.
     #[inline]
     pub fn alike(&mut self, header: Header, size: usize) -> Option<*const u8> {
+        debug_assert!(
+            self.packed == 0 || size == usize::MAX,
+            "a body is no header"
+        );
         let left = self.end as usize - self.at as usize;
         // SAFETY: `size` is that of a record, so a header is left in the front, which is ours until
         // we flip.
@@ -62,19 +109,22 @@ impl Front {
         self.stamp
     }
 
-    /// The next item, if it is an unstamped message of the given origin: what most calls find.
-    /// Its bytes stay valid until the next flip.
+    /// The next item, if it is an unstamped message of the given origin, or a pack of such: what most
+    /// calls find. Its bytes stay valid until the next flip.
     #[inline]
     pub fn plain(&mut self, origin: u32) -> Option<Raw> {
         let left = self.end as usize - self.at as usize;
-        if left < record::HEADER {
+        if left < record::HEADER || self.packed > 0 {
             return None;
         }
         // SAFETY: a header is left in the front, which is ours until we flip.
         let header = unsafe { Header::read(self.at) };
         let size = header.size();
-        if !header.is_plain_message() || header.origin() != origin || size > left {
+        if header.origin() != origin || size > left {
             return None;
+        }
+        if !header.is_plain_message() {
+            return self.enter(header);
         }
         let body = self.at.wrapping_add(record::HEADER);
         self.at = self.at.wrapping_add(size);
@@ -150,6 +200,8 @@ impl QueueReader {
                 at: front,
                 end: front,
                 stamp: 0,
+                packed: 0,
+                pack: NO_PACK,
             },
             ops_done: 0,
             flips: 0,
@@ -173,7 +225,12 @@ impl QueueReader {
     /// Undoes the taking of the last message.
     #[inline]
     pub fn put_back(&mut self, raw: Raw) {
-        self.front.at = self.front.at.wrapping_sub(raw.header.size());
+        let (bytes, packed) = match raw.header.pack() {
+            Some(pack) => (pack.step, pack.step),
+            None => (raw.header.size(), 0),
+        };
+        self.front.at = self.front.at.wrapping_sub(bytes);
+        self.front.packed += packed;
     }
 
     /// The next message, if the front holds one before its end and before a loss.
@@ -210,10 +267,16 @@ impl QueueReader {
 
     /// Takes one record; None when it says nothing to the caller.
     fn take(&mut self) -> Option<Received> {
+        if let Some(raw) = self.front.next_packed() {
+            return Some(Received::Message(raw));
+        }
         let Some(header) = self.front.header() else {
             self.front.at = self.front.end;
             return Some(Received::Damaged);
         };
+        if let Some(raw) = self.front.enter(header) {
+            return Some(Received::Message(raw));
+        }
         let payload = self.front.at.wrapping_add(record::HEADER);
         self.front.at = self.front.at.wrapping_add(header.size());
         if header.kind() == kind::MESSAGE {

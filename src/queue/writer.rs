@@ -7,7 +7,9 @@ use super::{Control, ControlWord};
 use crate::arena::{Arena, Span};
 use crate::config::Overflow;
 use crate::ledger::{self, Account};
-use crate::record::{self, Header, SyncPayload, copy_records, kind, round_up, size_of_record};
+use crate::record::{
+    self, Header, Pack, SyncPayload, copy_records, kind, round_up, size_of_record,
+};
 use crate::region::Shared;
 use pins::Pins;
 
@@ -21,6 +23,13 @@ pub(crate) struct Appended {
     pub taken: u32,
     /// Messages dropped and counted.
     pub lost: u32,
+}
+
+impl Appended {
+    fn add(&mut self, other: Self) {
+        self.taken += other.taken;
+        self.lost += other.lost;
+    }
 }
 
 /// Whole records on their way to the queues.
@@ -178,18 +187,22 @@ impl QueueWriter {
     /// Appends a run of whole records: as a reference if the arena has them, else as a copy.
     #[inline]
     pub fn append(&mut self, run: &Run, arena: &mut Arena) -> Appended {
-        if !self.owes_sync && !self.full && self.fits(run.bytes + record::HEADER) {
-            self.put(run, arena);
-            return Appended {
-                taken: run.messages,
-                lost: 0,
-            };
+        if !self.takes(run.bytes) {
+            // Before anything is taken apart: in parts a run needs more room.
+            self.settle(arena);
+            if !self.takes(run.bytes) {
+                return self.append_slowly(run, arena);
+            }
         }
-        self.append_slowly(run, arena)
+        self.put(run, arena);
+        Appended {
+            taken: run.messages,
+            lost: 0,
+        }
     }
 
-    /// Appends one message whose payload is still in the sender's lane.
-    pub fn append_large(
+    /// Appends one message whose payload is elsewhere: in the sender's lane, or in a pack.
+    pub fn append_apart(
         &mut self,
         (header, payload): (Header, *const u8),
         (now, overflow): (u64, Overflow),
@@ -200,8 +213,8 @@ impl QueueWriter {
         }
         self.write_stamp(now);
         let at = self.at_tail();
-        // SAFETY: make_room; the lane reader checked that `len` bytes are readable. The sender may
-        // misbehave and change them meanwhile: the body is then torn, the header is not.
+        // SAFETY: make_room; the caller or the lane's reader checked that `len` bytes are readable. A
+        // sender may misbehave and change them meanwhile: the body is then torn, the header is not.
         unsafe {
             header.write(at);
             record::copy(payload, at.add(record::HEADER), header.len());
@@ -345,7 +358,7 @@ impl QueueWriter {
         }
     }
 
-    /// As much of a run as there is room for, record by record.
+    /// As much of a run as there is room for, message by message.
     fn append_slowly(&mut self, run: &Run, arena: &mut Arena) -> Appended {
         if run.messages == 1 {
             return self.append_one(run, arena);
@@ -354,18 +367,39 @@ impl QueueWriter {
         while at < run.bytes {
             let records = run.records.wrapping_add(at);
             // SAFETY: the router's own run of whole records: at < bytes.
-            let bytes = unsafe { Header::read(records) }.size();
-            let one = Run {
-                records,
-                bytes,
-                messages: 1,
-                span: None,
-                ..*run
-            };
-            let one = self.append_one(&one, arena);
-            sum.taken += one.taken;
-            sum.lost += one.lost;
-            at += bytes;
+            let header = unsafe { Header::read(records) };
+            sum.add(match header.pack() {
+                Some(pack) => self.append_unpacked(header, pack, records, run, arena),
+                None => {
+                    let one = Run {
+                        records,
+                        bytes: header.size(),
+                        messages: 1,
+                        span: None,
+                        ..*run
+                    };
+                    self.append_one(&one, arena)
+                }
+            });
+            at += header.size();
+        }
+        sum
+    }
+
+    /// As many messages of the pack at `records` as there is room for.
+    fn append_unpacked(
+        &mut self,
+        header: Header,
+        pack: Pack,
+        records: *const u8,
+        run: &Run,
+        arena: &mut Arena,
+    ) -> Appended {
+        let mut sum = Appended { taken: 0, lost: 0 };
+        for i in 0..pack.count as usize {
+            let body = records.wrapping_add(record::HEADER + i * pack.step);
+            let message = (header.unpacked(), body);
+            sum.add(self.append_apart(message, (run.now, run.overflow), arena));
         }
         sum
     }
@@ -401,6 +435,7 @@ impl QueueWriter {
         self.takes(size)
     }
 
+    #[inline]
     fn takes(&self, size: usize) -> bool {
         !self.owes_sync && !self.full && self.fits(size + record::HEADER)
     }

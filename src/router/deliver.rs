@@ -12,7 +12,7 @@ use crate::config::{Config, Overflow, Timestamps};
 use crate::directory::ChannelId;
 use crate::lane::{LaneRecord, Violation};
 use crate::queue::Run;
-use crate::record::{self, Header, STAMP_BYTES, flags, full_ticket, kind, round_up};
+use crate::record::{self, Header, Pack, STAMP_BYTES, flags, full_ticket, kind, round_up};
 use crate::sync::foreign;
 
 /// Bytes that a reference must save each queue, and all of them together, to be worth its upkeep.
@@ -32,6 +32,9 @@ pub(super) struct Small {
     /// Payload bytes.
     min: usize,
     max: usize,
+    /// The same of a pack, and of each body in it.
+    max_pack: usize,
+    max_body: usize,
 }
 
 impl Small {
@@ -46,6 +49,8 @@ impl Small {
             kind: u16::from(kind::MESSAGE) | u16::from(flags) << 8,
             min: stamp,
             max: (config.max_message + stamp).min(longest_record(config) - record::HEADER),
+            max_pack: longest_record(config) - record::HEADER,
+            max_body: config.max_message,
         }
     }
 
@@ -55,6 +60,13 @@ impl Small {
             && header.origin() == channel
             && header.len() <= self.max
             && header.len() >= self.min
+    }
+
+    /// Whether this is a pack as senders make them.
+    #[inline]
+    fn is_pack(self, header: Header) -> bool {
+        let is_allowed = |pack: Pack| header.len() <= self.max_pack && pack.body <= self.max_body;
+        header.pack().is_some_and(is_allowed)
     }
 }
 
@@ -73,7 +85,7 @@ impl Router {
         Ok(())
     }
 
-    /// A message to the lane's current channel.
+    /// A message, or a pack of them, to the lane's current channel.
     #[inline]
     pub(super) fn message(&mut self, slot: usize, record: LaneRecord) -> Result<Flow, Violation> {
         let lane = &mut self.lanes[slot];
@@ -86,8 +98,9 @@ impl Router {
         let lane = &mut self.lanes[slot];
         if lane.checked_at != self.removals {
             if !self.directory.view().is_current(id) {
-                self.stats.messages += 1;
-                self.stats.unheard += 1;
+                let messages = u64::from(record.header.messages());
+                self.stats.messages += messages;
+                self.stats.unheard += messages;
                 return Ok(Flow::Done);
             }
             lane.checked_at = self.removals;
@@ -116,7 +129,9 @@ impl Router {
             let header = unsafe { Header::read(base.add(at)) };
             let size = header.size();
             let fits = at + size <= span && self.stage.has_room_for(size);
-            if !fits || !self.small.matches(header, id.index) {
+            let is_message = self.small.matches(header, id.index);
+            let is_pack = || header.origin() == id.index && self.small.is_pack(header);
+            if !fits || !(is_message || is_pack()) {
                 break;
             }
             if let Some((limit, cut)) = limit {
@@ -126,7 +141,12 @@ impl Router {
             }
             let routed = header.routed(id.index, slot as u32);
             let (from, left) = (base.wrapping_add(at), span - at);
-            at += self.stage.push_alike(from, left, header, routed);
+            at += if is_message && header.is_packable() {
+                self.stage.push_alike(from, left, header, routed)
+            } else {
+                self.stage.push(routed, from.wrapping_add(record::HEADER));
+                size
+            };
         }
         if at > 0 {
             self.stages_from(slot);
@@ -180,6 +200,9 @@ impl Router {
 
     #[inline]
     fn is_message_valid(&self, header: Header) -> bool {
+        if header.kind() == kind::PACK {
+            return self.small.is_pack(header);
+        }
         let timed = header.flags() & flags::TIMED != 0;
         let stamp = if timed { STAMP_BYTES } else { 0 };
         header.flags() & !flags::TIMED == 0
@@ -240,7 +263,7 @@ impl Router {
         let rows = *self.subscriptions.rows();
         rows.for_each(header.channel(), |slot| {
             let queue = &mut self.queues[slot];
-            let appended = queue.append_large((header, payload), when, &mut self.arena);
+            let appended = queue.append_apart((header, payload), when, &mut self.arena);
             self.stats.deliveries += u64::from(appended.taken);
             self.stats.lost += u64::from(appended.lost);
             self.dirty.insert(slot);

@@ -135,9 +135,11 @@ fn storm(overflow: Overflow, granules: usize, seed: u8) -> crate::Stats {
                 1..4 => rng.in_range(0..3000),
                 _ => 40,
             };
-            if from.send(ROOMS[room], &body(room, sent[room], len)).is_ok() {
-                sent[room] += 1;
-            }
+            let many = if len == 40 { rng.in_range(1..9) } else { 1 };
+            let bodies: Vec<Vec<u8>> = (0..many as u64)
+                .map(|i| body(room, sent[room] + i, len))
+                .collect();
+            sent[room] += from.send_many(ROOMS[room], &bodies).unwrap_or(0) as u64;
         }
         router.step();
         let who = rng.in_range(0..CORES);
@@ -202,7 +204,7 @@ fn what_is_shared_stays_whole_while_it_is_read_and_is_free_afterwards() {
         .enumerate()
     {
         let stats = storm(overflow, 24, seed as u8);
-        assert!(stats.shared > 1000, "{stats:?}");
+        assert!(stats.shared > 500, "{stats:?}");
         // Those who read least and lose most keep it full.
         assert!(
             overflow != Overflow::DropNewest || stats.unshared > 1000,

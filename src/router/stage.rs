@@ -20,8 +20,8 @@ fn longest_run(config: &Config) -> usize {
     OP_BYTES.min(config.queue_bytes / 2)
 }
 
-/// Longest record that is staged, bytes.
-pub(super) fn longest_record(config: &Config) -> usize {
+/// Longest record that is staged, and longest pack that a sender may publish, bytes.
+pub(crate) fn longest_record(config: &Config) -> usize {
     longest_run(config) / 4
 }
 
@@ -146,16 +146,23 @@ impl Stage {
         (self.chunk, self.used, self.start) = (Some(chunk), 0, start);
     }
 
-    /// Adds a message; the caller has asked `takes`.
+    /// Adds a message or a pack; the caller has asked `takes`.
     #[inline]
     pub fn push(&mut self, header: Header, payload: *const u8) {
-        let record = payload.wrapping_sub(record::HEADER);
-        self.push_alike(record, header.size(), header, header);
+        debug_assert!(self.has_room_for(header.size()));
+        // SAFETY: the payload lies in the sender's lane, with its padding (checked by the lane's
+        // reader), and fits here: `room` bytes at `start` are ours.
+        unsafe {
+            let to = self.start.add(self.len);
+            header.write(to);
+            record::copy_records(payload, to.add(record::HEADER), round_up(header.len()));
+        }
+        self.took(header, header.size(), header.messages());
     }
 
-    /// Adds the record at `from`, whose header was loaded as `claimed` and is passed on as
-    /// `routed`, and those behind it with the very same header, within `left` bytes. Returns the
-    /// bytes taken; at least one record, for which the caller has asked `takes`.
+    /// Adds the message at `from`, whose header was loaded as `claimed` and is passed on as
+    /// `routed`, and those behind it with the very same header, within `left` bytes, as a pack.
+    /// Returns the bytes taken; at least one record, for which the caller has asked `takes`.
     #[inline]
     pub fn push_alike(
         &mut self,
@@ -164,31 +171,73 @@ impl Stage {
         claimed: Header,
         routed: Header,
     ) -> usize {
-        let (size, payload) = (claimed.size(), round_up(claimed.len()));
-        let limit = left.min(self.room - self.len);
-        debug_assert!(size <= limit);
-        let (mut at, mut messages) = (0, 0);
-        // SAFETY: at + size <= limit: the record lies whole, with its padding, in the sender's lane
-        // (checked by the lane's reader or the caller), and fits here: `room` bytes at `start` are
-        // ours. Each header is loaded once.
-        unsafe {
+        debug_assert!(routed.is_packable() && claimed.size() <= left);
+        debug_assert!(self.has_room_for(claimed.size()));
+        let size = claimed.size();
+        let payload = size - record::HEADER;
+        let room = self.room - self.len - record::HEADER;
+        // SAFETY: the record lies whole, with its padding, in the sender's lane (checked by the lane's
+        // reader or the caller), as do the `left` bytes; `room` bytes at `start` are ours.
+        let (read, messages) = unsafe {
             let to = self.start.add(self.len);
-            loop {
-                let body = from.wrapping_add(at + record::HEADER);
-                routed.write(to.add(at));
-                record::copy_records(body, to.add(at + record::HEADER), payload);
-                (at, messages) = (at + size, messages + 1);
-                if at + size > limit || Header::read(from.add(at)) != claimed {
-                    break;
-                }
-                if at + AHEAD < left {
-                    record::prefetch_read(from.add(at + AHEAD));
-                }
+            let bodies = to.add(record::HEADER);
+            let read = if payload == record::ALIGN {
+                copy_alike((from, left), (bodies, room), claimed, record::ALIGN)
+            } else {
+                copy_alike((from, left), (bodies, room), claimed, payload)
+            };
+            // In 32 bits, which divide faster.
+            let messages = read as u32 / size as u32;
+            let header = if messages == 1 {
+                routed
+            } else {
+                routed.packed(messages as usize * payload)
+            };
+            header.write(to);
+            (read, messages)
+        };
+        let written = record::HEADER + messages as usize * payload;
+        self.took(routed, written, messages);
+        read
+    }
+
+    #[inline]
+    fn took(&mut self, header: Header, bytes: usize, messages: u32) {
+        self.channel = header.channel();
+        self.len += bytes;
+        self.messages += messages;
+    }
+}
+
+/// Copies the body of the record at `from`, `payload` bytes with its padding, and those of the records
+/// behind it with the very same header, to `to`. Returns the bytes read, at least of one record.
+///
+/// # Safety
+/// So many bytes are readable and writable there, the first record is whole and its body fits, and all
+/// positions are multiples of 16.
+#[inline(always)]
+unsafe fn copy_alike(
+    (from, left): (*const u8, usize),
+    (to, room): (*mut u8, usize),
+    claimed: Header,
+    payload: usize,
+) -> usize {
+    let size = record::HEADER + payload;
+    let (last, full) = (left - size, room - payload);
+    let (mut read, mut written) = (0, 0);
+    // SAFETY: read <= last and written <= full: record and body lie in what the caller vouches for.
+    // Each header is loaded once.
+    unsafe {
+        loop {
+            let body = from.add(read + record::HEADER);
+            record::copy_records(body, to.add(written), payload);
+            (read, written) = (read + size, written + payload);
+            if read > last || written > full || Header::read(from.add(read)) != claimed {
+                return read;
+            }
+            if read + AHEAD < left {
+                record::prefetch_read(from.wrapping_add(read + AHEAD));
             }
         }
-        self.channel = routed.channel();
-        self.len += at;
-        self.messages += messages;
-        at
     }
 }
