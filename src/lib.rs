@@ -90,6 +90,8 @@ mod layout;
 #[cfg(not(loom))]
 mod ledger;
 #[cfg(not(loom))]
+mod linger;
+#[cfg(not(loom))]
 mod liveness;
 #[cfg(not(loom))]
 mod master;

@@ -20,6 +20,7 @@ use crate::doorbell::Claim;
 use crate::error::MasterError;
 use crate::guests::UNSEEN;
 use crate::hub::Inner;
+use crate::linger::Linger;
 use crate::liveness::Liveness;
 use crate::memory::Place;
 use crate::process::start_tick;
@@ -38,6 +39,10 @@ pub struct Master {
     router: Option<Place<Router>>,
     epoll: Arc<Epoll>,
     liveness: Liveness,
+    /// For the moment before it sleeps: what it has sent may be answered.
+    linger: Linger,
+    /// For the moments in which receivers have enough to do.
+    respite: Linger,
     /// Events have been taken that nobody has handled.
     has_missed: bool,
     pid: u32,
@@ -53,6 +58,9 @@ const STREAM: u64 = 8;
 const BULK: usize = 32 << 10;
 /// How long a wake is put off at most while senders stream.
 const HOLD: Duration = Duration::from_micros(50);
+/// How long a master on a thread of its own waits for more before it sleeps, if that is mostly worth
+/// it: for an answer, without being woken once more.
+const LINGER: Duration = Duration::from_micros(20);
 /// How long a master waits for a helper that makes no progress before it says so.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a store can stay in a store buffer, many times over.
@@ -86,6 +94,8 @@ impl Master {
         let mut master = Self {
             liveness: Liveness::new(Arc::clone(&epoll), hub.view.layout.slots),
             router: Some(router),
+            linger: Linger::of(LINGER),
+            respite: Linger::of(LINGER),
             has_missed: false,
             epoll,
             pid,
@@ -258,8 +268,9 @@ impl Master {
     fn pause(&mut self, is_bulk: bool) {
         // Receivers that have enough to do, and nobody to be woken: whoever shares this processor may
         // have it.
-        if is_bulk && self.router().outcome.wakes.is_empty() {
-            return std::thread::yield_now();
+        let is_respite = is_bulk && self.router().outcome.wakes.is_empty();
+        if is_respite && self.respite.wait(|| true) {
+            return;
         }
         let (senders, is_stream) = self.router().streams();
         let turns = if is_stream { LONG_PAUSE } else { PAUSE };
@@ -611,7 +622,7 @@ impl Master {
     fn turn(&mut self) -> Result<(), MasterError> {
         self.keep_pulse();
         // After a wait for a helper in vain the router is not this thread's.
-        let idle = !self.has_missed && self.work().1;
+        let idle = !self.has_missed && self.work_on();
         let timeout = if idle && self.may_sleep() {
             LONGEST_SLEEP
         } else {
@@ -620,6 +631,28 @@ impl Master {
         let events = self.wait(timeout)?;
         self.handle(events);
         Ok(())
+    }
+
+    /// Works until nothing moves for a moment, or it is time to look at what else there is. Returns
+    /// whether nothing moves.
+    fn work_on(&mut self) -> bool {
+        // In assist mode whoever sends next does it, if the master sleeps.
+        let may_linger = !self.claims();
+        for _ in 0..PASSES {
+            let idle = self.work().1;
+            if !idle || !may_linger || !self.finds_more() {
+                return idle;
+            }
+        }
+        false
+    }
+
+    /// Lets others use the processor for a moment; true when that has brought something.
+    fn finds_more(&mut self) -> bool {
+        let mut linger = std::mem::take(&mut self.linger);
+        let found = linger.wait(|| self.router().step());
+        self.linger = linger;
+        found
     }
 }
 

@@ -15,8 +15,6 @@
 //! tail; a record is whole below the tail. Who writes: the router the buffers; both the word.
 
 #[cfg(not(loom))]
-mod linger;
-#[cfg(not(loom))]
 mod reader;
 #[cfg(not(loom))]
 mod writer;

@@ -183,8 +183,9 @@ impl Core {
     /// For threads that have nothing else to do: being woken from sleep on another processor takes
     /// tens of microseconds of somebody's time, so that 50 to 200 µs save more than they cost while
     /// messages stream. Where they come singly it costs little either: a wait in vain is not tried
-    /// again before twice as many sleeps, up to 64. Not for event loops: their other events would wait
-    /// as long, nor for the thread that drives the master.
+    /// again before twice as many sleeps, up to 64; nor, where others keep the processors busy, before
+    /// hundreds. Not for event loops: their other events would wait as long, nor for the thread that
+    /// drives the master.
     pub fn set_linger(&mut self, limit: Duration) {
         self.queue.set_linger(limit);
     }

@@ -157,14 +157,17 @@ fn round_trips(found: &Findings, goals: &mut Vec<Goal>) {
     let (thread, assist) = (Way::Corecast, Way::CorecastAssist);
     let floor = [Way::Eventfd];
     let one = "blocking round trip, one CPU";
-    add(one, ONE_CPU, thread, &floor, AtMost(2.5));
-    add(one, ONE_CPU, assist, &floor, AtMost(1.1));
-    add(one, ONE_CPU, thread, &Way::SLEEPING, AtMost(1.0));
-    add(one, ONE_CPU, assist, &Way::SLEEPING, AtMost(1.0));
+    let lingering = [Way::CorecastLingering, Way::CorecastAssistLingering];
     let apart = "blocking round trip, apart";
-    add(apart, APART, assist, &floor, AtMost(1.1));
-    add(apart, APART, thread, &Way::SLEEPING, AtMost(1.0));
-    add(apart, APART, assist, &Way::SLEEPING, AtMost(1.0));
+    for [thread, assist] in [[thread, assist], lingering] {
+        add(one, ONE_CPU, thread, &floor, AtMost(2.5));
+        add(one, ONE_CPU, assist, &floor, AtMost(1.1));
+        add(one, ONE_CPU, thread, &Way::SLEEPING, AtMost(1.0));
+        add(one, ONE_CPU, assist, &Way::SLEEPING, AtMost(1.0));
+        add(apart, APART, assist, &floor, AtMost(1.1));
+        add(apart, APART, thread, &Way::SLEEPING, AtMost(1.0));
+        add(apart, APART, assist, &Way::SLEEPING, AtMost(1.0));
+    }
     for way in [assist, Way::CorecastPolled] {
         let peer = &[Way::Iceoryx];
         add("spinning round trip", SPINNING, way, peer, AtMost(0.7));

@@ -64,7 +64,9 @@ fn case(name: &str, wait: Wait, cpus: [usize; 2], plan: &Plan) -> Case {
     let ways = match wait {
         Wait::Sleep => [
             Way::Corecast,
+            Way::CorecastLingering,
             Way::CorecastAssist,
+            Way::CorecastAssistLingering,
             Way::CorecastPolled,
             Way::Eventfd,
         ]
@@ -93,6 +95,16 @@ fn run(way: Way, placement: Placement, plan: &Plan) -> Result<Figures, Failure> 
     match way {
         Way::Corecast => pair(|t| Corecast::prepare(t, Drive::Thread), placement, plan),
         Way::CorecastAssist => pair(|t| Corecast::prepare(t, Drive::Assisted), placement, plan),
+        Way::CorecastLingering => pair(
+            |t| Corecast::prepare_lingering(t, Drive::Thread),
+            placement,
+            plan,
+        ),
+        Way::CorecastAssistLingering => pair(
+            |t| Corecast::prepare_lingering(t, Drive::Assisted),
+            placement,
+            plan,
+        ),
         Way::CorecastPolled => pair(
             |t| Corecast::prepare(t, Drive::FirstWorker),
             placement,

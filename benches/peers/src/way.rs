@@ -17,8 +17,12 @@ pub enum Way {
     CorecastMany,
     /// corecast, order promised per sender only
     CorecastPerSender,
+    /// corecast, workers linger before they sleep
+    CorecastLingering,
     /// corecast in assist mode: workers do the sleeping master's work
     CorecastAssist,
+    /// corecast in assist mode, workers linger before they sleep
+    CorecastAssistLingering,
     /// corecast, the master driven by the loop of one of the workers' process
     CorecastPolled,
     /// the sender of the paced work alone, sending nothing
@@ -63,7 +67,9 @@ impl Way {
             Way::Corecast => "corecast",
             Way::CorecastMany => "corecast x64",
             Way::CorecastPerSender => "corecast per-sender",
+            Way::CorecastLingering => "corecast lingering",
             Way::CorecastAssist => "corecast assist",
+            Way::CorecastAssistLingering => "corecast assist lingering",
             Way::CorecastPolled => "corecast polled",
             Way::Pacer => "pacing alone",
             Way::Eventfd => "two eventfds",
@@ -79,10 +85,15 @@ impl Way {
 
     /// Whether it is corecast.
     pub fn is_own(self) -> bool {
-        use Way::{Corecast, CorecastAssist, CorecastMany, CorecastPerSender, CorecastPolled};
         matches!(
             self,
-            Corecast | CorecastMany | CorecastPerSender | CorecastAssist | CorecastPolled
+            Way::Corecast
+                | Way::CorecastMany
+                | Way::CorecastPerSender
+                | Way::CorecastLingering
+                | Way::CorecastAssist
+                | Way::CorecastAssistLingering
+                | Way::CorecastPolled
         )
     }
 
@@ -117,6 +128,11 @@ impl Way {
                 "The same as `corecast` with `Config::assist`, and so without isolation: a worker \
                  that sends while the master sleeps does its work."
             }
+            Way::CorecastLingering => {
+                "The same as `corecast`, but both workers wait up to 100 us for more before they \
+                 sleep, yielding the processor meanwhile (`Core::set_linger`)."
+            }
+            Way::CorecastAssistLingering => "Both: assist mode, and workers that linger.",
             Way::CorecastPolled => {
                 "No master thread: the first worker's process calls `Master::poll` from its own \
                  loop, between its own sends and receives."

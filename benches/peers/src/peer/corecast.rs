@@ -13,6 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::link::{Link, Peer, Role, Topology, Wait, text};
 use crate::support::crew::Failure;
+use crate::support::hub::LINGER_US;
 
 /// Longest wait for room in a lane.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,6 +33,8 @@ pub enum Drive {
 pub struct Corecast {
     topology: Topology,
     drive: Drive,
+    /// How long cores wait for more before they sleep.
+    linger: Duration,
     /// Started after the last fork, so that no child inherits half of a thread.
     master: RefCell<Option<MasterThread>>,
     hub: Hub,
@@ -51,8 +54,17 @@ impl Corecast {
         Ok(Corecast {
             topology,
             drive,
+            linger: Duration::ZERO,
             hub,
             master: RefCell::new(None),
+        })
+    }
+
+    /// The same with cores that linger, as long as those of the throughput work.
+    pub fn prepare_lingering(topology: Topology, drive: Drive) -> Result<Corecast, Failure> {
+        Ok(Corecast {
+            linger: Duration::from_micros(LINGER_US),
+            ..Corecast::prepare(topology, drive)?
         })
     }
 
@@ -107,6 +119,7 @@ impl Peer for Corecast {
             .hub
             .attach(role.worker as u32, 0)
             .map_err(text("attach"))?;
+        core.set_linger(self.linger);
         self.join(&mut core, role, master.as_mut())?;
         if let Some(master) = &mut master {
             self.serve_joins(master)?;
@@ -176,13 +189,8 @@ impl Link for CorecastLink {
 
     fn receive(&mut self, mut take: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
         loop {
-            let mut found = false;
-            while let Some(mut messages) = self.core.recv_many().map_err(text("recv"))? {
-                messages.try_for_each(|message| take(message.body))?;
-                found = true;
-            }
-            if found {
-                return Ok(());
+            if let Some(mut messages) = self.core.recv_many().map_err(text("recv"))? {
+                return messages.try_for_each(|message| take(message.body));
             }
             match (&mut self.master, self.wait) {
                 // Nothing reaches this worker but through its own hands.
