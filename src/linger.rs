@@ -2,7 +2,7 @@
 //!
 //! Waking a sleeper on another processor costs more than routing a thousand messages. A core that
 //! drains its queue faster than it is filled would sleep and be woken once per pass, a master once per
-//! message of a conversation. While they linger they let others use the processor.
+//! message of a conversation.
 //!
 //! It adapts: lingering in vain is repeated after twice as many sleeps each time, so that a core
 //! whose messages come one by one, or in bursts far apart, soon sleeps at once. Where others have so
@@ -44,15 +44,27 @@ impl Linger {
         !self.limit.is_zero()
     }
 
-    /// Waits until `has_news`, for as long as seems worth it; true when it has.
+    /// Waits until `has_news`, for as long as seems worth it, and lets others use the processor
+    /// meanwhile; true when it has.
     #[cold]
-    pub fn wait(&mut self, mut has_news: impl FnMut() -> bool) -> bool {
+    pub fn wait(&mut self, has_news: impl FnMut() -> bool) -> bool {
+        self.look(std::thread::yield_now, has_news)
+    }
+
+    /// The same for one whom others wait for: keeps the processor, for who gives it away may get it
+    /// back late even where another one is idle.
+    #[cold]
+    pub fn wait_awake(&mut self, has_news: impl FnMut() -> bool) -> bool {
+        self.look(std::hint::spin_loop, has_news)
+    }
+
+    fn look(&mut self, pause: fn(), mut has_news: impl FnMut() -> bool) -> bool {
         if !self.is_due() {
             return false;
         }
         let start = Instant::now();
         loop {
-            std::thread::yield_now();
+            pause();
             let found = has_news();
             let waited = start.elapsed();
             if found || waited >= self.limit {

@@ -647,10 +647,10 @@ impl Master {
         false
     }
 
-    /// Lets others use the processor for a moment; true when that has brought something.
+    /// Looks for more for a moment; true when something has come.
     fn finds_more(&mut self) -> bool {
         let mut linger = std::mem::take(&mut self.linger);
-        let found = linger.wait(|| self.router().step());
+        let found = linger.wait_awake(|| self.router().step());
         self.linger = linger;
         found
     }
