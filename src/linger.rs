@@ -1,8 +1,7 @@
 //! Lingering: who finds nothing to do waits a moment for more before it goes to sleep.
 //!
-//! Waking a sleeper on another processor costs more than routing a thousand messages. A core that
-//! drains its queue faster than it is filled would sleep and be woken once per pass, a master once per
-//! message of a conversation.
+//! Waking a sleeper on another processor costs more than routing a thousand messages, and a core that
+//! drains its queue faster than it is filled would sleep and be woken once per pass.
 //!
 //! It adapts: lingering in vain is repeated after twice as many sleeps each time, so that a core
 //! whose messages come one by one, or in bursts far apart, soon sleeps at once. Where others have so
@@ -47,24 +46,13 @@ impl Linger {
     /// Waits until `has_news`, for as long as seems worth it, and lets others use the processor
     /// meanwhile; true when it has.
     #[cold]
-    pub fn wait(&mut self, has_news: impl FnMut() -> bool) -> bool {
-        self.look(std::thread::yield_now, has_news)
-    }
-
-    /// The same for one whom others wait for: keeps the processor, for who gives it away may get it
-    /// back late even where another one is idle.
-    #[cold]
-    pub fn wait_awake(&mut self, has_news: impl FnMut() -> bool) -> bool {
-        self.look(std::hint::spin_loop, has_news)
-    }
-
-    fn look(&mut self, pause: fn(), mut has_news: impl FnMut() -> bool) -> bool {
+    pub fn wait(&mut self, mut has_news: impl FnMut() -> bool) -> bool {
         if !self.is_due() {
             return false;
         }
         let start = Instant::now();
         loop {
-            pause();
+            std::thread::yield_now();
             let found = has_news();
             let waited = start.elapsed();
             if found || waited >= self.limit {

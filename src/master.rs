@@ -39,8 +39,6 @@ pub struct Master {
     router: Option<Place<Router>>,
     epoll: Arc<Epoll>,
     liveness: Liveness,
-    /// For the moment before it sleeps: what it has sent may be answered.
-    linger: Linger,
     /// For the moments in which receivers have enough to do.
     respite: Linger,
     /// Events have been taken that nobody has handled.
@@ -58,9 +56,8 @@ const STREAM: u64 = 8;
 const BULK: usize = 32 << 10;
 /// How long a wake is put off at most while senders stream.
 const HOLD: Duration = Duration::from_micros(50);
-/// How long a master on a thread of its own waits for more before it sleeps, if that is mostly worth
-/// it: for an answer, without being woken once more.
-const LINGER: Duration = Duration::from_micros(20);
+/// How long a master that gives its processor away is away, as a rule.
+const RESPITE: Duration = Duration::from_micros(20);
 /// How long a master waits for a helper that makes no progress before it says so.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a store can stay in a store buffer, many times over.
@@ -94,8 +91,7 @@ impl Master {
         let mut master = Self {
             liveness: Liveness::new(Arc::clone(&epoll), hub.view.layout.slots),
             router: Some(router),
-            linger: Linger::of(LINGER),
-            respite: Linger::of(LINGER),
+            respite: Linger::of(RESPITE),
             has_missed: false,
             epoll,
             pid,
@@ -622,7 +618,7 @@ impl Master {
     fn turn(&mut self) -> Result<(), MasterError> {
         self.keep_pulse();
         // After a wait for a helper in vain the router is not this thread's.
-        let idle = !self.has_missed && self.work_on();
+        let idle = !self.has_missed && self.work().1;
         let timeout = if idle && self.may_sleep() {
             LONGEST_SLEEP
         } else {
@@ -631,28 +627,6 @@ impl Master {
         let events = self.wait(timeout)?;
         self.handle(events);
         Ok(())
-    }
-
-    /// Works until nothing moves for a moment, or it is time to look at what else there is. Returns
-    /// whether nothing moves.
-    fn work_on(&mut self) -> bool {
-        // In assist mode whoever sends next does it, if the master sleeps.
-        let may_linger = !self.claims();
-        for _ in 0..PASSES {
-            let idle = self.work().1;
-            if !idle || !may_linger || !self.finds_more() {
-                return idle;
-            }
-        }
-        false
-    }
-
-    /// Looks for more for a moment; true when something has come.
-    fn finds_more(&mut self) -> bool {
-        let mut linger = std::mem::take(&mut self.linger);
-        let found = linger.wait_awake(|| self.router().step());
-        self.linger = linger;
-        found
     }
 }
 
