@@ -62,6 +62,11 @@ impl Linger {
         }
     }
 
+    /// Lets others use the processor once; false when it is not worth it.
+    pub fn give_way(&mut self) -> bool {
+        self.wait(|| true)
+    }
+
     fn is_due(&mut self) -> bool {
         let is_due = self.skips == 0;
         self.skips = self.skips.saturating_sub(1);

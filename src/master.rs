@@ -56,8 +56,6 @@ const STREAM: u64 = 8;
 const BULK: usize = 32 << 10;
 /// How long a wake is put off at most while senders stream.
 const HOLD: Duration = Duration::from_micros(50);
-/// How long a master that gives its processor away is away, as a rule.
-const RESPITE: Duration = Duration::from_micros(20);
 /// How long a master waits for a helper that makes no progress before it says so.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a store can stay in a store buffer, many times over.
@@ -91,7 +89,7 @@ impl Master {
         let mut master = Self {
             liveness: Liveness::new(Arc::clone(&epoll), hub.view.layout.slots),
             router: Some(router),
-            respite: Linger::of(RESPITE),
+            respite: Linger::default(),
             has_missed: false,
             epoll,
             pid,
@@ -265,7 +263,7 @@ impl Master {
         // Receivers that have enough to do, and nobody to be woken: whoever shares this processor may
         // have it.
         let is_respite = is_bulk && self.router().outcome.wakes.is_empty();
-        if is_respite && self.respite.wait(|| true) {
+        if is_respite && self.respite.give_way() {
             return;
         }
         let (senders, is_stream) = self.router().streams();

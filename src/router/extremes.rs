@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::Router;
-use super::misdeeds::{overwrite, settle};
+use super::misdeeds::{join, overwrite, settle};
 use crate::clock::realtime_nanos;
 use crate::memory::Memory;
 use crate::sync::Ordering;
@@ -33,9 +33,7 @@ fn hub_just_below(limit: u64) -> (Hub, Router) {
 
 fn joined(hub: &Hub, router: &mut Router, worker: u32) -> Core {
     let mut core = hub.attach(worker, 0).expect("a core");
-    let ticket = core.join_async("room").expect("asked");
-    settle(router);
-    core.join_result(ticket).expect("answered").expect("joined");
+    join(&mut core, router, "room");
     core
 }
 

@@ -1,10 +1,10 @@
 //! What misbehaving workers did to the router, or to each other through it, before it was mended.
 
 use super::Router;
-use crate::Hub;
 use crate::clock::realtime_nanos;
 use crate::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
+use crate::{Core, Hub};
 
 /// A hub of workers with one core each, its router, and passes until nothing moves.
 fn driven(workers: u32) -> (Hub, Router) {
@@ -26,13 +26,18 @@ pub(super) fn settle(router: &mut Router) {
     }
 }
 
+/// The core joins the channel.
+pub(super) fn join(core: &mut Core, router: &mut Router, name: &str) {
+    let ticket = core.join_async(name).expect("asked");
+    settle(router);
+    core.join_result(ticket).expect("answered").expect("joined");
+}
+
 /// The next owner of slot 0 joins, sends and receives.
 fn check_heir(hub: &Hub, router: &mut Router) {
     assert!(hub.inner.view.slot(0).load().is_free());
     let mut heir = hub.attach(0, 0).expect("a core");
-    let ticket = heir.join_async("room").expect("asked");
-    settle(router);
-    heir.join_result(ticket).expect("answered").expect("joined");
+    join(&mut heir, router, "room");
     heir.send("room", b"hello").expect("sent");
     settle(router);
     assert_eq!(
@@ -89,9 +94,7 @@ fn a_damaged_slot_word_is_repaired() {
 fn equal_tickets_in_two_lanes_do_not_stop_the_router() {
     let (hub, mut router) = driven(3);
     let [mut a, mut b, mut to] = [0, 1, 2].map(|w| hub.attach(w, 0).expect("a core"));
-    let ticket = to.join_async("room").expect("asked");
-    settle(&mut router);
-    to.join_result(ticket).expect("answered").expect("joined");
+    join(&mut to, &mut router, "room");
     let tickets = hub.inner.view.tickets;
     let drawn = tickets.peek();
     a.send("room", b"one").expect("sent");

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::Router;
-use super::misdeeds::settle;
+use super::misdeeds::{join, settle};
 use crate::clock::realtime_nanos;
 use crate::memory::Memory;
 use crate::record::{HEADER, Header, Pack, kind, size_of_record};
@@ -36,9 +36,7 @@ fn scene(timestamps: Timestamps) -> Scene {
     drop(hub.inner.router.lock().take());
     let mut router = Router::new(hub.inner.view.clone(), realtime_nanos, Memory::Own);
     let [mut from, mut to] = [0, 1].map(|w| hub.attach(w, 0).expect("a core"));
-    let ticket = to.join_async(ROOM).expect("asked");
-    settle(&mut router);
-    to.join_result(ticket).expect("answered").expect("joined");
+    join(&mut to, &mut router, ROOM);
     // What is sent later finds the lane's context set, and the queue empty.
     from.send(ROOM, b"first").expect("sent");
     settle(&mut router);
@@ -125,12 +123,7 @@ fn a_core_can_leave_in_the_middle_of_a_pack() {
         }
         at.to.leave(ROOM).expect("asked");
         assert!(at.to.recv().expect("no loss").is_none());
-        let ticket = at.to.join_async(ROOM).expect("asked");
-        settle(&mut at.router);
-        at.to
-            .join_result(ticket)
-            .expect("answered")
-            .expect("joined");
+        join(&mut at.to, &mut at.router, ROOM);
         at.from.send_many(ROOM, &[b"after."; 3]).expect("room");
         settle(&mut at.router);
         let heard: Vec<_> = at
