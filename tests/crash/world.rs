@@ -81,6 +81,8 @@ impl World {
             .channels(CHANNELS)
             .lane_bytes(4096)
             .queue_bytes(8192)
+            // Each page of it is looked at after each death.
+            .arena_bytes(96 << 10)
             .max_message(1500)
             .overflow(scenario.overflow)
             .isolation(!scenario.assists)
