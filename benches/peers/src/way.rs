@@ -117,10 +117,10 @@ impl Way {
         match self {
             Way::Corecast => {
                 "One call of `send_to` per message. The master is a thread of the parent process. \
-                 Lanes and queues of 256 KiB, timestamps per batch, one order for all, \
-                 `Overflow::Block`. Receivers sleep in epoll on their descriptor; those of the \
-                 throughput work, which do nothing else, linger for 100 us first \
-                 (`Core::set_linger`)."
+                 Timestamps per batch, one order for all, `Overflow::Block`. Receivers sleep in \
+                 epoll on their descriptor. For the throughput work lanes and queues have 1 MiB, \
+                 with 64 KiB bodies 2 MiB (otherwise the 256 KiB of the defaults), and receivers, \
+                 which do nothing else there, linger for 100 us first (`Core::set_linger`)."
             }
             Way::CorecastMany => "The same with `send_many_to` of 64 bodies.",
             Way::CorecastPerSender => "The same as `corecast` with `Order::PerSender`.",
@@ -147,13 +147,15 @@ impl Way {
             }
             Way::Relay => {
                 "One process reads frames from Unix stream sockets and writes them to all \
-                 receivers. Senders write 64 frames at a time; one `writev` per receiver for all \
-                 that has arrived. No names, no subscriptions, no order between senders."
+                 receivers. Senders write 64 frames at a time, sockets have 832 KiB (SO_SNDBUF); \
+                 one `writev` per receiver for all that has arrived. No names, no subscriptions, no \
+                 order between senders."
             }
             Way::Iceoryx => {
                 "Publish-subscribe with slices, bodies written in place into loaned samples, safe \
-                 overflow off, publishers wait at full buffers (of up to 1,024 samples). Receivers \
-                 poll, and yield when there is nothing and there are more workers than processors."
+                 overflow off, publishers wait at full buffers (of up to 1,024 samples, 64 with \
+                 bodies of 64 KiB). Receivers poll, and yield when there is nothing and there are \
+                 more workers than processors."
             }
             Way::IceoryxEvent => {
                 "The same, with one notification per batch, and receivers that sleep in \

@@ -1,7 +1,7 @@
 //! iceoryx2: zero-copy samples in shared memory; receivers poll, or sleep on its events.
 //!
 //! Its best reasonable setting: no overwriting of unread samples, publishers wait where a buffer
-//! is full, buffers as large as memory allows, bodies written in place into loaned samples.
+//! is full, buffers as large as pays, bodies written in place into loaned samples.
 //! A receiver that polls and finds nothing yields its processor: on a machine with more receivers
 //! than processors, spinning without that would keep the publisher from running.
 
@@ -18,11 +18,17 @@ use crate::daemon::Scratch;
 use crate::link::{Link, Peer, Role, Topology, Wait};
 use crate::shared::{Account, Credit};
 use crate::support::crew::Failure;
+use crate::support::hub::LOAN;
 
 /// Most bytes that the samples of one publisher may take.
 const POOL: usize = 256 << 20;
 /// Bytes a sample takes beside its body.
 const HEADER: usize = 64;
+/// Samples in a buffer; more bring nothing.
+const MOST: usize = 1024;
+/// The same of large bodies: with more of them they have left the caches when they are read, and half as
+/// many get through; with fewer, publishers wait.
+const MOST_LARGE: usize = 64;
 
 /// The services of a topology.
 pub struct Iceoryx {
@@ -75,7 +81,12 @@ impl Iceoryx {
 
     fn depth(&self) -> usize {
         let hear = self.topology.receivers();
-        (POOL / (self.topology.size + HEADER) / hear).clamp(4, 1024)
+        let most = if self.topology.size < LOAN {
+            MOST
+        } else {
+            MOST_LARGE
+        };
+        (POOL / (self.topology.size + HEADER) / hear).clamp(4, most)
     }
 
     fn services(&self, channel: u8) -> Result<Services, String> {
