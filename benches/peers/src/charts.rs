@@ -306,6 +306,7 @@ fn color(way: Way) -> RGBColor {
         Way::CorecastPolled => RGBColor(0, 150, 170),
         Way::Pacer => RGBColor(160, 160, 160),
         Way::Eventfd => RGBColor(130, 130, 130),
+        Way::Wakes => RGBColor(90, 90, 90),
         Way::Relay => RGBColor(70, 70, 70),
         Way::Iceoryx => RGBColor(120, 80, 180),
         Way::IceoryxEvent => RGBColor(175, 130, 220),

@@ -114,7 +114,9 @@ impl Args {
 
     fn ways(&self) -> Vec<Way> {
         let wanted = |way: &&Way| {
-            !self.check || way.is_own() || matches!(way, Way::Relay | Way::Eventfd | Way::Pacer)
+            !self.check
+                || way.is_own()
+                || matches!(way, Way::Relay | Way::Eventfd | Way::Wakes | Way::Pacer)
         };
         self.peer.iter().filter(wanted).copied().collect()
     }

@@ -69,6 +69,7 @@ fn case(name: &str, burst: usize, plan: &Plan) -> Case {
             Way::CorecastAssist,
             Way::CorecastPolled,
             Way::Pacer,
+            Way::Wakes,
         ]
         .into_iter()
         .chain(Way::SLEEPING)
@@ -100,6 +101,7 @@ fn figures(way: Way, burst: usize, length: Duration, plan: &Plan) -> Result<Figu
         Way::CorecastAssist => round.run(|t| Corecast::prepare(t, Drive::Assisted)),
         Way::CorecastPolled => round.run(|t| Corecast::prepare(t, Drive::FirstWorker)),
         Way::Pacer => round.alone(),
+        Way::Wakes => round.run(peer::wakes::Wakes::prepare),
         Way::Relay => round.run(peer::bare::FanRelay::prepare),
         #[cfg(feature = "iceoryx2")]
         Way::IceoryxEvent => round.run(peer::iceoryx::Iceoryx::prepare),

@@ -69,6 +69,7 @@ fn case(name: &str, wait: Wait, cpus: [usize; 2], plan: &Plan) -> Case {
             Way::CorecastAssistLingering,
             Way::CorecastPolled,
             Way::Eventfd,
+            Way::Wakes,
         ]
         .into_iter()
         .chain(Way::SLEEPING)
@@ -111,6 +112,7 @@ fn run(way: Way, placement: Placement, plan: &Plan) -> Result<Figures, Failure> 
             plan,
         ),
         Way::Eventfd => pair(peer::bare::Bells::prepare, placement, plan),
+        Way::Wakes => pair(peer::wakes::Wakes::prepare, placement, plan),
         Way::Relay => pair(peer::bare::PairRelay::prepare, placement, plan),
         #[cfg(feature = "iceoryx2")]
         Way::Iceoryx | Way::IceoryxEvent => pair(peer::iceoryx::Iceoryx::prepare, placement, plan),

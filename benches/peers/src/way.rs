@@ -29,6 +29,8 @@ pub enum Way {
     Pacer,
     /// two bare eventfds: the floor of a blocking round trip
     Eventfd,
+    /// bare eventfds and a third process between: the floor of whatever goes through one
+    Wakes,
     /// the bare relay over Unix stream sockets
     Relay,
     /// iceoryx2, receivers poll
@@ -73,6 +75,7 @@ impl Way {
             Way::CorecastPolled => "corecast polled",
             Way::Pacer => "pacing alone",
             Way::Eventfd => "two eventfds",
+            Way::Wakes => "bare wake-ups",
             Way::Relay => "bare relay",
             Way::Iceoryx => "iceoryx2 polling",
             Way::IceoryxEvent => "iceoryx2 events",
@@ -144,6 +147,11 @@ impl Way {
             Way::Eventfd => {
                 "One process writes an eventfd that the other reads, and back; no messages. \
                  Spinning, the two share one word of memory instead."
+            }
+            Way::Wakes => {
+                "A process between that wakes whoever hears: bodies in a ring in shared memory, an \
+                 eventfd for each process, a blocking `read` of it. No names, no subscriptions, no \
+                 waiting for room, no recovery: what is left are the wake-ups."
             }
             Way::Relay => {
                 "One process reads frames from Unix stream sockets and writes them to all \

@@ -7,6 +7,7 @@ pub mod corecast;
 pub mod iceoryx;
 pub mod nats;
 pub mod redis;
+pub mod wakes;
 #[cfg(feature = "zeromq")]
 pub mod zeromq;
 #[cfg(feature = "zeromq")]
