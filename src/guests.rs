@@ -140,16 +140,23 @@ impl Guests {
     }
 
     /// If the hub listens: the master, which may be a new one, has to look at all of this.
-    pub fn be_due(&self) {
-        if self.enter().is_some_and(|reception| reception.is_some()) {
+    pub fn be_due(&self) -> bool {
+        let listens = self.enter().is_some_and(|reception| reception.is_some());
+        if listens {
             // SYNC(guests.due): pairs with the swap in `take_due`; the lock carries the data.
             self.is_due.store(true, Ordering::Release);
         }
+        listens
+    }
+
+    pub fn is_due(&self) -> bool {
+        // Relaxed: whoever sets it later rings.
+        self.is_due.load(Ordering::Relaxed)
     }
 
     pub fn take_due(&self) -> bool {
-        // Relaxed: mostly false; the swap below decides.
-        self.is_due.load(Ordering::Relaxed)
+        // Mostly false; the swap decides.
+        self.is_due()
             // SYNC(guests.due): pairs with the stores.
             && self.is_due.swap(false, Ordering::AcqRel)
     }

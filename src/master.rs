@@ -66,8 +66,10 @@ const PAUSE: usize = 64;
 /// The same while one sender streams on and on. The more of them there are, the more a pass finds
 /// without.
 const LONG_PAUSE: usize = 256;
-/// Longest sleep: descriptors that could not be opened are tried again, at least this often.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// No sleep, only a look.
+const NOT_AT_ALL: Option<Duration> = Some(Duration::ZERO);
+/// How soon the master tries again what failed for want of descriptors: nobody tells when there are some.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl Master {
     pub(crate) fn new(hub: Arc<Inner>) -> Result<Self, MasterError> {
@@ -97,7 +99,9 @@ impl Master {
             hub,
         };
         master.look_at_all();
-        master.hub.guests.be_due();
+        if master.hub.guests.be_due() {
+            master.hub.notify_router(); // or a host's own loop would not know that it must call
+        }
         let hub = Arc::clone(&master.hub);
         for &(slot, holder) in &hub.left_behind {
             if hub.view.slot(slot).load() == holder {
@@ -121,19 +125,19 @@ impl Master {
         self.check_process()?;
         self.keep_pulse();
         let deadline = timeout.map(|t| Instant::now() + t);
-        let mut routed = self.take_events(Duration::ZERO)?;
+        let mut routed = self.take_events()?;
         loop {
             let (passed, idle) = self.work();
             routed += passed;
             let (asleep, left) = (idle && self.may_sleep(), remaining(deadline));
-            if routed > 0 || left.is_zero() {
+            if routed > 0 || left == NOT_AT_ALL {
                 if !asleep {
                     // There is more to do, and nobody will ring for it: stay readable.
                     self.hub.notify_router();
                 }
                 return Ok(routed);
             }
-            let events = self.wait(if asleep { left } else { Duration::ZERO })?;
+            let events = self.wait(if asleep { left } else { NOT_AT_ALL })?;
             routed += self.handle(events);
             if events == Events::Interrupted {
                 return Ok(routed);
@@ -401,15 +405,20 @@ impl Master {
         self.look_at_all();
     }
 
-    fn wait(&mut self, timeout: Duration) -> Result<Events, MasterError> {
+    /// Sleeps until there is something, at most `longest`. Without a limit where there need not be one:
+    /// the kernel's timer would cost a fifth of a wake.
+    fn wait(&mut self, longest: Option<Duration>) -> Result<Events, MasterError> {
         let mut events = [EpollEvent::empty(); 16];
-        let timeout = if self.has_missed {
-            Duration::ZERO
-        } else {
-            timeout
+        let longest = match longest {
+            _ if self.has_missed => NOT_AT_ALL,
+            None if self.hub.guests.is_due() => Some(RETRY),
+            given => given,
         };
-        let millis = timeout.min(LONGEST_SLEEP).as_micros().div_ceil(1000) as u16;
-        let result = self.epoll.wait(&mut events, EpollTimeout::from(millis));
+        let longest = longest.map_or(EpollTimeout::NONE, |longest| {
+            let millis = longest.as_micros().div_ceil(1000);
+            EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
+        });
+        let result = self.epoll.wait(&mut events, longest);
         // Descriptors tell of what happens once: it is not forgotten while somebody keeps the role.
         let missed = std::mem::replace(&mut self.has_missed, true);
         self.claim()?;
@@ -424,8 +433,8 @@ impl Master {
         }
     }
 
-    fn take_events(&mut self, timeout: Duration) -> Result<usize, MasterError> {
-        let events = self.wait(timeout)?;
+    fn take_events(&mut self) -> Result<usize, MasterError> {
+        let events = self.wait(NOT_AT_ALL)?;
         Ok(self.handle(events))
     }
 
@@ -495,10 +504,8 @@ enum Events {
     Interrupted,
 }
 
-fn remaining(deadline: Option<Instant>) -> Duration {
-    deadline.map_or(LONGEST_SLEEP, |d| {
-        d.saturating_duration_since(Instant::now())
-    })
+fn remaining(deadline: Option<Instant>) -> Option<Duration> {
+    deadline.map(|d| d.saturating_duration_since(Instant::now()))
 }
 
 impl AsFd for Master {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use super::{LONGEST_SLEEP, Master};
+use super::{Master, NOT_AT_ALL};
 use crate::error::MasterError;
 use crate::hub::Inner;
 use crate::sync::{AtomicBool, Ordering};
@@ -88,12 +87,8 @@ impl Master {
         self.keep_pulse();
         // After a wait for a helper in vain the router is not this thread's.
         let idle = !self.has_missed && self.work().1;
-        let timeout = if idle && self.may_sleep() {
-            LONGEST_SLEEP
-        } else {
-            Duration::ZERO
-        };
-        let events = self.wait(timeout)?;
+        let may_sleep = idle && self.may_sleep();
+        let events = self.wait(if may_sleep { None } else { NOT_AT_ALL })?;
         self.handle(events);
         Ok(())
     }
