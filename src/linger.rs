@@ -1,7 +1,8 @@
 //! Lingering: who finds nothing to do waits a moment for more before it goes to sleep.
 //!
-//! Waking a sleeper on another processor costs more than routing a thousand messages, and a core that
-//! drains its queue faster than it is filled would sleep and be woken once per pass.
+//! Waking a sleeper on another processor costs more than routing a thousand messages. A core that
+//! drains its queue faster than it is filled would sleep and be woken once per pass, a master once per
+//! message of a conversation.
 //!
 //! It adapts: lingering in vain is repeated after twice as many sleeps each time, so that a core
 //! whose messages come one by one, or in bursts far apart, soon sleeps at once. Where others have so
@@ -12,8 +13,10 @@ use std::time::{Duration, Instant};
 
 /// Longest linger.
 const LONGEST: Duration = Duration::from_millis(10);
-/// Doublings of the sleeps between two lingers in vain: one in 64.
-const MOST: u32 = 6;
+/// Doublings of the sleeps between two lingers in vain: one in 64 for who waits for nobody but itself.
+pub(crate) const OFTEN: u32 = 6;
+/// One in 256 for whom others wait for: it holds up less than one in a hundred of them.
+pub(crate) const SELDOM: u32 = 8;
 /// What a linger takes longer than its limit when others keep the processor: a time slice is more.
 const LATE: Duration = Duration::from_millis(1);
 /// Doublings of the sleeps between two lingers that came late: one in 256 to 4,096.
@@ -23,6 +26,8 @@ const LATES: [u32; 2] = [8, 12];
 #[derive(Debug, Default)]
 pub(crate) struct Linger {
     limit: Duration,
+    /// Doublings at most, unless it comes late.
+    most: u32,
     /// Doublings: how often in a row it was in vain or came late.
     misses: u32,
     /// Sleeps to come without a linger.
@@ -30,10 +35,12 @@ pub(crate) struct Linger {
 }
 
 impl Linger {
-    /// At most `limit`, or [`LONGEST`] if that is shorter; zero: not at all.
-    pub fn of(limit: Duration) -> Self {
+    /// At most `limit`, or [`LONGEST`] if that is shorter; zero: not at all. In vain it is done [`OFTEN`]
+    /// or [`SELDOM`].
+    pub fn of(limit: Duration, most: u32) -> Self {
         Self {
             limit: limit.min(LONGEST),
+            most,
             ..Self::default()
         }
     }
@@ -46,13 +53,24 @@ impl Linger {
     /// Waits until `has_news`, for as long as seems worth it, and lets others use the processor
     /// meanwhile; true when it has.
     #[cold]
-    pub fn wait(&mut self, mut has_news: impl FnMut() -> bool) -> bool {
+    pub fn wait(&mut self, has_news: impl FnMut() -> bool) -> bool {
+        self.look(std::thread::yield_now, has_news)
+    }
+
+    /// The same for one whom others wait for: keeps the processor, for who gives it away may get it
+    /// back late even where another one is idle.
+    #[cold]
+    pub fn wait_awake(&mut self, has_news: impl FnMut() -> bool) -> bool {
+        self.look(std::hint::spin_loop, has_news)
+    }
+
+    fn look(&mut self, pause: fn(), mut has_news: impl FnMut() -> bool) -> bool {
         if !self.is_due() {
             return false;
         }
         let start = Instant::now();
         loop {
-            std::thread::yield_now();
+            pause();
             let found = has_news();
             let waited = start.elapsed();
             if found || waited >= self.limit {
@@ -79,7 +97,7 @@ impl Linger {
         } else if found {
             0
         } else {
-            (self.misses + 1).min(MOST.max(self.misses))
+            (self.misses + 1).min(self.most.max(self.misses))
         };
         self.skips = (1 << self.misses) - 1;
     }
@@ -102,14 +120,14 @@ mod tests {
     }
 
     fn linger() -> Linger {
-        Linger::of(Duration::from_nanos(1))
+        Linger::of(Duration::from_nanos(1), OFTEN)
     }
 
     #[test]
     fn it_is_off_until_it_is_asked_for() {
         assert!(!Linger::default().is_on());
         assert!(linger().is_on());
-        assert!(!Linger::of(Duration::ZERO).is_on());
+        assert!(!Linger::of(Duration::ZERO, OFTEN).is_on());
     }
 
     #[test]
@@ -134,7 +152,7 @@ mod tests {
 
     #[test]
     fn it_looks_until_there_is_something() {
-        let (mut linger, mut looks) = (Linger::of(LONGEST), 0);
+        let (mut linger, mut looks) = (Linger::of(LONGEST, OFTEN), 0);
         let found = linger.wait(|| {
             looks += 1;
             looks == 3
@@ -145,7 +163,7 @@ mod tests {
 
     #[test]
     fn nobody_lingers_longer_than_that() {
-        assert_eq!(Linger::of(Duration::MAX).limit, LONGEST);
+        assert_eq!(Linger::of(Duration::MAX, OFTEN).limit, LONGEST);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::doorbell::Claim;
 use crate::error::MasterError;
 use crate::guests::UNSEEN;
 use crate::hub::Inner;
-use crate::linger::Linger;
+use crate::linger::{self, Linger};
 use crate::liveness::Liveness;
 use crate::memory::Place;
 use crate::process::start_tick;
@@ -40,6 +40,8 @@ pub struct Master {
     router: Option<Place<Router>>,
     epoll: Arc<Epoll>,
     liveness: Liveness,
+    /// For the moment before it sleeps: what it has sent may be answered.
+    linger: Linger,
     /// For the moments in which receivers have enough to do.
     respite: Linger,
     /// Events have been taken that nobody has handled.
@@ -57,6 +59,9 @@ const STREAM: u64 = 8;
 const BULK: usize = 32 << 10;
 /// How long a wake is put off at most while senders stream.
 const HOLD: Duration = Duration::from_micros(50);
+/// How long a master on a thread of its own looks for more before it sleeps, if that is mostly worth it:
+/// for an answer, without being woken once more.
+const LINGER: Duration = Duration::from_micros(20);
 /// How long a master waits for a helper that makes no progress before it says so.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a store can stay in a store buffer, many times over.
@@ -92,6 +97,7 @@ impl Master {
         let mut master = Self {
             liveness: Liveness::new(Arc::clone(&epoll), hub.view.layout.slots),
             router: Some(router),
+            linger: Linger::of(LINGER, linger::SELDOM),
             respite: Linger::default(),
             has_missed: false,
             epoll,

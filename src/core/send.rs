@@ -236,6 +236,17 @@ impl Core {
         Ok(To::Name(name))
     }
 
+    /// Whether the router has taken in all that this core has sent until now: it is in the queues of all
+    /// who were subscribed (or their loss is counted). A send returns before that. Makes no system call.
+    ///
+    /// For who must know that what it has sent counts, because it goes on to look at what others make
+    /// of it.
+    #[must_use]
+    pub fn is_routed(&self) -> bool {
+        // SYNC(lane.head): pairs with the router's store; it has published to the queues before.
+        self.mailbox.head.load(Ordering::Acquire) == self.lane.tail()
+    }
+
     #[cold]
     fn request_is_routed(&mut self) -> bool {
         // SYNC(lane.head): pairs with the router's store; it has carried out what lies below, so

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::{Master, NOT_AT_ALL};
+use super::{Master, NOT_AT_ALL, PASSES, STREAM};
 use crate::error::MasterError;
 use crate::hub::Inner;
 use crate::sync::{AtomicBool, Ordering};
+
+/// Receivers of a message that may be answered.
+const FEW: u64 = 2;
 
 /// A master on a thread of its own. Stops when told, or when dropped.
 #[derive(Debug)]
@@ -86,11 +89,44 @@ impl Master {
     fn turn(&mut self) -> Result<(), MasterError> {
         self.keep_pulse();
         // After a wait for a helper in vain the router is not this thread's.
-        let idle = !self.has_missed && self.work().1;
+        let idle = !self.has_missed && self.work_on();
         let may_sleep = idle && self.may_sleep();
         let events = self.wait(if may_sleep { None } else { NOT_AT_ALL })?;
         self.handle(events);
         Ok(())
+    }
+
+    /// Works until nothing moves, for a moment where an answer may come, or until it is time to look at
+    /// what else there is. Returns whether nothing moves.
+    fn work_on(&mut self) -> bool {
+        for _ in 0..PASSES {
+            let (idle, is_talk) = self.work_and_listen();
+            if !idle || !is_talk || !self.finds_more() {
+                return idle;
+            }
+        }
+        false
+    }
+
+    /// Works. Returns whether nothing moves, and whether what was routed looks like a part of a
+    /// conversation: a message or a few, to one or two. Who has more than that to do, or speaks to many, is
+    /// not waiting for an answer, and needs the processor more.
+    fn work_and_listen(&mut self) -> (bool, bool) {
+        let before = self.router().stats.deliveries;
+        let (routed, idle) = self.work();
+        let heard = self.router().stats.deliveries - before;
+        // In assist mode whoever sends next does it, if the master sleeps.
+        let may_linger = !self.claims();
+        let is_talk = routed > 0 && heard <= FEW * routed as u64 && (routed as u64) < STREAM;
+        (idle, may_linger && is_talk)
+    }
+
+    /// Looks for more for a moment; true when something has come.
+    fn finds_more(&mut self) -> bool {
+        let mut linger = std::mem::take(&mut self.linger);
+        let found = linger.wait_awake(|| self.router().step());
+        self.linger = linger;
+        found
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Control, ControlWord, Flip};
 use crate::arena::Span;
-use crate::linger::Linger;
+use crate::linger::{self, Linger};
 use crate::record::{self, Header, STAMP_BYTES, SyncPayload, flags, kind};
 use crate::region::Shared;
 
@@ -307,7 +307,7 @@ impl QueueReader {
 
     /// How long to wait for more, at an empty queue that is not armed, before it is armed.
     pub fn set_linger(&mut self, limit: Duration) {
-        self.linger = Linger::of(limit);
+        self.linger = Linger::of(limit, linger::OFTEN);
     }
 
     fn refill(&mut self, on_full: impl Fn()) -> bool {

@@ -466,6 +466,13 @@ impl Core {
         Ok(borrow(slf)?.inner(slf.py())?.lost())
     }
 
+    /// Whether the router has taken in all that this core has sent: it is in the queues of all who
+    /// were subscribed.
+    #[getter]
+    fn routed(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(borrow(slf)?.inner(slf.py())?.is_routed())
+    }
+
     /// How many channels it has joined or asked to join.
     #[getter]
     fn joined(slf: &Bound<'_, Self>) -> PyResult<usize> {

@@ -54,6 +54,17 @@ def test_bodies_are_bytes_like(hub: corecast.Hub, body: bytes) -> None:
         assert message is not None and message.body == bytes(body)
 
 
+def test_a_core_can_tell_when_what_it_has_sent_is_in_the_queues(hub: corecast.Hub) -> None:
+    with hub.attach(0) as ann, hub.attach(1) as bob:
+        bob.join("lobby")
+        for _ in range(100):
+            ann.send("lobby", b"x")
+            until = time.monotonic() + 10
+            while not ann.routed:
+                assert time.monotonic() < until
+            assert bob.recv() is not None
+
+
 def test_send_many_and_handles(hub: corecast.Hub) -> None:
     with hub.attach(0) as core:
         core.join("many")

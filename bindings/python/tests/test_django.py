@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable
 from typing import Any, Callable
 
@@ -329,6 +330,24 @@ async def test_a_group_message_counts_once_for_the_channels_of_a_process(
     await soon(dropped)
     for channel in channels:
         assert [(await layer.receive(channel))["n"] for _ in range(3)] == [0, 1, 2]
+
+
+async def test_what_was_sent_before_a_reader_asks_finds_the_channel_as_it_was(
+    hub: corecast.Hub,
+) -> None:
+    layer = ChannelLayer(hub=hub, capacity=3)
+    for turn in range(500):
+        channel = await layer.new_channel(f"c{turn}")
+        await layer.group_add("room", channel)
+        for n in range(4):
+            if n == 3:  # the router may fall asleep in between, at another moment each time
+                until = time.perf_counter() + turn % 100 * 1e-6
+                while time.perf_counter() < until:
+                    pass
+            await layer.group_send("room", {"type": "x", "n": n})
+        assert [(await layer.receive(channel))["n"] for _ in range(3)] == [0, 1, 2]
+        await layer.group_discard("room", channel)
+        assert layer.statistics()["dropped"] == turn + 1
 
 
 async def test_a_full_process_is_full_to_senders_of_another(

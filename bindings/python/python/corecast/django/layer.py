@@ -86,6 +86,8 @@ class ChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         station = self._station()
         if channel not in self._received:
             self._check_receiver(channel)
+        if station.unsettled and station.unsettled >= self.get_capacity(channel):
+            await station.settle()
         found = station.ask(channel)
         if not isinstance(found, Letter):
             found = await station.arrival(channel, found)

@@ -51,6 +51,8 @@ _DEADLINE = struct.Struct("<d")
 _FULL_FOR = 0.1
 _ANSWER = 5.0
 _LOOK = 1.0
+# Seconds that a reader waits at most for what its process has sent before.
+_SETTLED = 0.1
 # Names that are remembered at most, of homes and of groups.
 _NAMES = 10_000
 # What a process sends to another's own channel.
@@ -116,6 +118,8 @@ class Station:
         self.lost = 0
         # Whether nothing is left in the core, so that its descriptor tells of what comes next.
         self.is_armed = False
+        # Messages sent since all of them were known to have arrived.
+        self.unsettled = 0
         self.wants: dict[str, deque[Member]] = defaultdict(deque)
         self.asked: dict[str, Member] = {}
         self.homes: dict[str, Member] = {}  # of process-local channels: their names say it
@@ -182,6 +186,7 @@ class Station:
     def _publish(self, to: str, kind: int, *fields: Any) -> None:
         with self.lock:
             self.is_armed = False  # should it wait, it reads the descriptor
+            self.unsettled += 1
             self.core.send(to, msgpack.packb((kind, *fields)), 1.0)
 
     async def _when_there_is_room(self, to: str, body: bytes) -> bool:
@@ -191,6 +196,7 @@ class Station:
                 await asyncio.sleep(pause)
             with suppress(errors.LaneFull), self.lock:
                 self.core.send(to, body)
+                self.unsettled += 1
                 return True
         self.counters["lane_full"] += 1
         log.warning("corecast: a message was not sent: the router is a second behind")
@@ -222,10 +228,26 @@ class Station:
         try:
             with self.lock:
                 self.core.send(to, body)
+                self.unsettled += 1
         except errors.LaneFull:
             await self._when_there_is_room(to, body)
 
     # -------------------------------------------------------------- receiving
+
+    async def settle(self) -> None:
+        """Takes what has come when all that was sent from here has arrived.
+
+        A reader whose process has sent as much as fills a channel waits for this: or it would depend on
+        the router's pace which of these messages find the channel full.
+        """
+        until = time.monotonic() + _SETTLED
+        while True:
+            with self.lock:
+                if self.core.routed or time.monotonic() >= until:
+                    self.unsettled = 0
+                    self.pump()
+                    return
+            await asyncio.sleep(0)
 
     def ask(self, channel: str) -> Union[Letter, Waiter]:
         """The next message, or what :meth:`arrival` waits for."""
