@@ -236,15 +236,19 @@ impl Core {
         Ok(To::Name(name))
     }
 
-    /// Whether the router has taken in all that this core has sent until now: it is in the queues of all
-    /// who were subscribed (or their loss is counted). A send returns before that. Makes no system call.
-    ///
-    /// For who must know that what it has sent counts, because it goes on to look at what others make
-    /// of it.
+    /// How far this core has sent: a count of bytes that grows with each message and request.
     #[must_use]
-    pub fn is_routed(&self) -> bool {
+    pub fn position(&self) -> u64 {
+        self.lane.tail()
+    }
+
+    /// How far the router has taken in what this core has sent: what is below that [`Self::position`] is in
+    /// the queues of all who were subscribed (or their loss is counted). A send returns before that. Makes no
+    /// system call.
+    #[must_use]
+    pub fn routed_position(&self) -> u64 {
         // SYNC(lane.head): pairs with the router's store; it has published to the queues before.
-        self.mailbox.head.load(Ordering::Acquire) == self.lane.tail()
+        self.mailbox.head.load(Ordering::Acquire)
     }
 
     #[cold]

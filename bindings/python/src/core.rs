@@ -466,11 +466,17 @@ impl Core {
         Ok(borrow(slf)?.inner(slf.py())?.lost())
     }
 
-    /// Whether the router has taken in all that this core has sent: it is in the queues of all who
+    /// How far it has sent: a count of bytes that grows with each message and request.
+    #[getter]
+    fn position(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        Ok(borrow(slf)?.inner(slf.py())?.position())
+    }
+
+    /// How far the router has taken that in: what is below that position is in the queues of all who
     /// were subscribed.
     #[getter]
-    fn routed(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Ok(borrow(slf)?.inner(slf.py())?.is_routed())
+    fn routed_position(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        Ok(borrow(slf)?.inner(slf.py())?.routed_position())
     }
 
     /// How many channels it has joined or asked to join.

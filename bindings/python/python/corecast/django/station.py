@@ -235,16 +235,17 @@ class Station:
     # -------------------------------------------------------------- receiving
 
     async def settle(self) -> None:
-        """Takes what has come when all that was sent from here has arrived.
+        """Takes what has come when all that was sent from here until now has arrived.
 
         A reader whose process has sent as much as fills a channel waits for this: or it would depend on
         the router's pace which of these messages find the channel full.
         """
         until = time.monotonic() + _SETTLED
+        with self.lock:
+            sent, self.unsettled = self.core.position, 0
         while True:
             with self.lock:
-                if self.core.routed or time.monotonic() >= until:
-                    self.unsettled = 0
+                if self.core.routed_position >= sent or time.monotonic() >= until:
                     self.pump()
                     return
             await asyncio.sleep(0)
