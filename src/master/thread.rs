@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::{Master, NOT_AT_ALL, PASSES, STREAM};
+use super::{Master, NOT_AT_ALL, STREAM};
 use crate::error::MasterError;
 use crate::hub::Inner;
 use crate::sync::{AtomicBool, Ordering};
@@ -96,16 +96,16 @@ impl Master {
         Ok(())
     }
 
-    /// Works until nothing moves, for a moment where an answer may come, or until it is time to look at
-    /// what else there is. Returns whether nothing moves.
+    /// Works, waits for an answer to that where one may come, and does what the answer asks for. Then it
+    /// sleeps, for who gets the answer may be waiting for this very processor. Returns whether nothing
+    /// moves.
     fn work_on(&mut self) -> bool {
-        for _ in 0..PASSES {
-            let (idle, is_talk) = self.work_and_listen();
-            if !idle || !is_talk || !self.finds_more() {
-                return idle;
-            }
+        let (idle, is_talk) = self.work_and_listen();
+        // In assist mode whoever sends next does it, if the master sleeps.
+        if idle && is_talk && !self.claims() && self.finds_more() {
+            return self.work().1;
         }
-        false
+        idle
     }
 
     /// Works. Returns whether nothing moves, and whether what was routed looks like a part of a
@@ -114,11 +114,8 @@ impl Master {
     fn work_and_listen(&mut self) -> (bool, bool) {
         let before = self.router().stats.deliveries;
         let (routed, idle) = self.work();
-        let heard = self.router().stats.deliveries - before;
-        // In assist mode whoever sends next does it, if the master sleeps.
-        let may_linger = !self.claims();
-        let is_talk = routed > 0 && heard <= FEW * routed as u64 && (routed as u64) < STREAM;
-        (idle, may_linger && is_talk)
+        let (routed, heard) = (routed as u64, self.router().stats.deliveries - before);
+        (idle, (1..STREAM).contains(&routed) && heard <= FEW * routed)
     }
 
     /// Looks for more for a moment; true when something has come.
