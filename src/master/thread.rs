@@ -115,7 +115,7 @@ impl Master {
         let before = self.router().stats.deliveries;
         let (routed, idle) = self.work();
         let (routed, heard) = (routed as u64, self.router().stats.deliveries - before);
-        (idle, (1..STREAM).contains(&routed) && heard <= FEW * routed)
+        (idle, routed < STREAM && (1..=FEW * routed).contains(&heard))
     }
 
     /// Looks for more for a moment; true when something has come.
@@ -131,4 +131,37 @@ impl Master {
 fn block_signals() {
     use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
     let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None);
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::Hub;
+
+    #[test]
+    fn a_few_messages_to_one_or_two_may_be_answered_and_others_not() {
+        let hub = Hub::builder().workers(4).create().expect("a hub");
+        let mut master = hub.master().expect("a master");
+        let mut cores: Vec<_> = (0..4).map(|w| hub.attach(w, 0).expect("a core")).collect();
+        let rooms = [("one", 1), ("two", 2), ("three", 3), ("none", 0)];
+        for (room, members) in rooms {
+            for core in &mut cores[..members] {
+                core.join_async(room).expect("asked");
+            }
+        }
+        let (_, is_talk) = master.work_and_listen();
+        assert!(!is_talk, "a join is no message");
+        let mut is_answered = |room: &str, messages: usize| {
+            for _ in 0..messages {
+                cores[3].send(room, b"hello").expect("room");
+            }
+            let (idle, is_talk) = master.work_and_listen();
+            assert!(idle);
+            is_talk
+        };
+        assert!(is_answered("one", 1) && is_answered("one", 7) && is_answered("two", 1));
+        assert!(!is_answered("three", 1), "to many");
+        assert!(!is_answered("one", 8), "a stream");
+        assert!(!is_answered("none", 1));
+        assert!(!is_answered("one", 0));
+    }
 }
