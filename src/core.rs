@@ -11,6 +11,7 @@ mod membership;
 mod messages;
 mod recv;
 mod send;
+mod turns;
 mod wait;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -106,6 +107,7 @@ pub struct Core {
     /// The lane was biased when this core last looked.
     biased: bool,
     last_ticket: LastTicket,
+    turns: turns::Turns,
     /// The channel of the last CONTEXT record in the lane.
     context: Option<ChannelId>,
     max_message: usize,

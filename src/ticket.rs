@@ -134,18 +134,32 @@ impl Tickets {
     }
 
     /// The ticket for the next record of a lane: its last one if nobody has drawn since.
-    #[inline]
+    #[cfg(any(test, loom))]
     pub fn next(
         &self,
         last: &mut LastTicket,
         floor: impl FnOnce() -> u64,
         clock: impl Fn() -> u64,
     ) -> u64 {
-        if let Some((ticket, unchanged)) = last.0 {
-            if self.word() == unchanged {
-                return ticket;
-            }
-        }
+        self.again(*last)
+            .unwrap_or_else(|| self.fresh(last, floor, clock))
+    }
+
+    /// The lane's last ticket, if nobody has drawn since.
+    #[inline]
+    pub fn again(&self, last: LastTicket) -> Option<u64> {
+        let (ticket, unchanged) = last.0?;
+        (self.word() == unchanged).then_some(ticket)
+    }
+
+    /// A ticket of its own for the next record of a lane.
+    #[inline]
+    pub fn fresh(
+        &self,
+        last: &mut LastTicket,
+        floor: impl FnOnce() -> u64,
+        clock: impl Fn() -> u64,
+    ) -> u64 {
         let ticket = self.draw(floor(), clock, "ticket.draw");
         last.0 = Some((ticket, word_of(ticket.wrapping_add(1))));
         ticket

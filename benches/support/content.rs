@@ -86,6 +86,8 @@ impl Stream {
 }
 
 /// Checks everything one receiver gets.
+// On lines of its own: what else is on a receiver's stack must not move it over the edge of one.
+#[repr(align(64))]
 pub struct Checker {
     size: usize,
     /// First word of the next message of the sender of the last one, unless it is its last: what

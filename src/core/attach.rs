@@ -133,6 +133,7 @@ impl Core {
             lane,
             biased: false,
             last_ticket: LastTicket::default(),
+            turns: super::turns::Turns::default(),
             context: None,
             max_message: config.max_message,
             longest_pack: longest_record(config),

@@ -443,13 +443,21 @@ impl Core {
 
     #[inline]
     pub(super) fn ticket(&mut self) -> u64 {
-        if self.ordered {
-            let floor = || self.floor.load();
-            self.tickets
-                .next(&mut self.last_ticket, floor, ticket::clock)
-        } else {
-            0
+        if !self.ordered {
+            return 0;
         }
+        match self.tickets.again(self.last_ticket) {
+            Some(ticket) => ticket,
+            None => self.draw_ticket(),
+        }
+    }
+
+    #[inline(never)]
+    fn draw_ticket(&mut self) -> u64 {
+        self.turns.wait(self.lane.tail());
+        let floor = || self.floor.load();
+        self.tickets
+            .fresh(&mut self.last_ticket, floor, ticket::clock)
     }
 
     /// Makes everything claimed so far visible to the router.
