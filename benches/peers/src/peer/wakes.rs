@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -28,9 +27,9 @@ const HEAD: usize = 16;
 /// One ring per worker, one eventfd per worker, and the process between.
 pub struct Wakes {
     topology: Topology,
-    rings: Rc<Shared>,
+    rings: Shared,
     /// The workers' eventfds, then that of the process between.
-    bells: Rc<Vec<EventFd>>,
+    bells: Vec<EventFd>,
     _between: Forked,
 }
 
@@ -38,9 +37,9 @@ impl Wakes {
     /// Forks the process between.
     pub fn prepare(topology: Topology) -> Result<Wakes, Failure> {
         let count = topology.roles.len();
-        let rings = Rc::new(Shared::new(count * ring_words(&topology))?);
+        let rings = Shared::new(count * ring_words(&topology))?;
         let bells = (0..=count).map(|_| EventFd::from_flags(EfdFlags::EFD_CLOEXEC));
-        let bells: Rc<Vec<EventFd>> = Rc::new(bells.collect::<Result<_, _>>()?);
+        let bells = bells.collect::<Result<Vec<_>, _>>()?;
         let between = Forked::start(|| {
             let passed = pass_on(&topology, &rings, &bells);
             passed.err().unwrap_or_default()
