@@ -62,6 +62,9 @@ struct Args {
     /// Bytes of one buffer of a queue [default: as for a lane].
     #[arg(long)]
     queue_bytes: Option<usize>,
+    /// Bytes of a slab [default: four times those].
+    #[arg(long)]
+    slab_bytes: Option<usize>,
     /// Microseconds the master polls before it sleeps.
     #[arg(long, default_value_t = 0)]
     spin_us: u64,
@@ -107,6 +110,7 @@ impl Args {
             settings: Settings {
                 lane_bytes: self.lane_bytes,
                 queue_bytes: self.queue_bytes,
+                slab_bytes: self.slab_bytes,
                 spin_us: self.spin_us,
                 linger_us: self.linger_us,
                 per_sender: self.per_sender,

@@ -10,9 +10,12 @@
 //! counting and reading. A granule without pins is free. First fit from the start: what was just
 //! given back is used again, while it is in the cache.
 //!
+//! Behind it lie the slabs of the cores (`slab`): what a sender has written into its own can be referred
+//! to and pinned just so, only that the sender, and not the router, uses it again.
+//!
 //! Invariant: bytes of a granule are written only while nobody but their writer has pinned them, or
-//! beyond all that queues refer to. Who writes: the router. Who reads: all cores. The pins are in the
-//! router's own memory; a successor reads them off the queues (`queue::writer::resume`).
+//! beyond all that queues refer to. Who writes: the router, each core its slab. Who reads: all cores. The
+//! pins are in the router's own memory; a successor reads them off the queues (`queue::writer::resume`).
 
 use bitvec::prelude::{BitSlice, Lsb0};
 
@@ -66,7 +69,7 @@ impl Extent {
         self.count as usize * GRANULE
     }
 
-    fn range(self) -> std::ops::Range<usize> {
+    pub fn range(self) -> std::ops::Range<usize> {
         self.first as usize..self.end() as usize
     }
 }
@@ -75,40 +78,51 @@ impl Extent {
 #[derive(Debug)]
 pub(crate) struct Arena {
     base: *mut u8,
-    /// By granule: queue buffers that refer to it, and claims.
+    /// Granules of its own.
+    granules: usize,
+    /// By granule, the slabs' included: queue buffers that refer to it, and claims.
     pins: Block<u32>,
-    /// By granule: nobody has pinned it. The last word may have bits of no granule.
+    /// By granule of its own: nobody has pinned it. The last word may have bits of no granule.
     free: Block<u64>,
     /// Claims to come that are refused without asking the queues.
     refusals: u32,
 }
 
 impl Arena {
+    /// An arena of `bytes` bytes, with `slabs` bytes of slabs behind it.
+    ///
     /// # Safety
     /// `base` is writable for `bytes` bytes, 16-byte aligned and outlives the arena; no other process
     /// writes there.
-    pub unsafe fn new(base: *mut u8, bytes: usize, memory: Memory) -> Self {
+    pub unsafe fn new(base: *mut u8, bytes: usize, slabs: usize, memory: Memory) -> Self {
         let granules = bytes / GRANULE;
         Self {
             base,
-            pins: Block::zeroed(memory, granules),
+            granules,
+            pins: Block::zeroed(memory, granules + slabs / GRANULE),
             free: Block::new(memory, granules.div_ceil(64), |_| !0),
             refusals: 0,
         }
     }
 
     /// Bytes that its state takes of a pool, at most.
-    pub fn footprint(bytes: usize) -> usize {
+    pub fn footprint(bytes: usize, slabs: usize) -> usize {
         let granules = bytes / GRANULE;
-        Block::<u32>::footprint(granules) + Block::<u64>::footprint(granules.div_ceil(64))
+        let all = granules + slabs / GRANULE;
+        Block::<u32>::footprint(all) + Block::<u64>::footprint(granules.div_ceil(64))
     }
 
     fn free_bits(&self) -> &BitSlice<u64, Lsb0> {
-        &BitSlice::from_slice(&self.free)[..self.pins.len()]
+        &BitSlice::from_slice(&self.free)[..self.granules]
     }
 
     /// Bytes.
     pub fn len(&self) -> usize {
+        self.granules * GRANULE
+    }
+
+    /// Bytes, the slabs' included.
+    fn reach(&self) -> usize {
         self.pins.len() * GRANULE
     }
 
@@ -121,23 +135,9 @@ impl Arena {
 
     /// Claims room for `bytes`: the caller's to write, and pinned once, until it unpins it.
     pub fn claim(&mut self, bytes: usize) -> Option<Extent> {
-        let count = bytes.div_ceil(GRANULE);
-        let mut from = 0;
-        loop {
-            let free = self.free_bits();
-            let first = from + free.get(from..)?.first_one()?;
-            let run = free[first..].first_zero();
-            let end = run.map_or(free.len(), |run| first + run);
-            if end - first >= count {
-                let extent = Extent {
-                    first: first as u32,
-                    count: count as u32,
-                };
-                self.pin(extent);
-                return Some(extent);
-            }
-            from = end;
-        }
+        let extent = first_fit(self.free_bits(), bytes)?;
+        self.pin(extent);
+        Some(extent)
     }
 
     /// After a claim was refused: true when it is time to ask all queues what they have done with.
@@ -149,7 +149,7 @@ impl Arena {
     pub fn pin(&mut self, extent: Extent) {
         for granule in extent.range() {
             self.pins[granule] += 1;
-            if self.pins[granule] == 1 {
+            if self.pins[granule] == 1 && granule < self.granules {
                 self.free[granule / 64] &= !(1 << (granule % 64));
             }
         }
@@ -158,22 +158,45 @@ impl Arena {
     pub fn unpin(&mut self, extent: Extent) {
         for granule in extent.range() {
             self.pins[granule] -= 1;
-            if self.pins[granule] == 0 {
+            if self.pins[granule] == 0 && granule < self.granules {
                 self.free[granule / 64] |= 1 << (granule % 64);
             }
         }
     }
 
-    /// True when the span lies in the arena: for what was read from the region.
+    /// True while something refers to the granule.
+    pub fn is_pinned(&self, granule: usize) -> bool {
+        self.pins[granule] > 0
+    }
+
+    /// True when the span lies in the arena or a slab: for what was read from the region.
     pub fn contains(&self, span: Span) -> bool {
         let end = span.offset.checked_add(span.len);
-        span.len > 0 && span.offset % 16 == 0 && end.is_some_and(|end| end <= self.len())
+        span.len > 0 && span.offset % 16 == 0 && end.is_some_and(|end| end <= self.reach())
     }
 
     /// Granules that are pinned.
     #[cfg(test)]
     pub fn pinned(&self) -> usize {
         self.free_bits().count_zeros()
+    }
+}
+
+/// The first free granules, side by side, that have room for `bytes`.
+pub(crate) fn first_fit(free: &BitSlice<u64, Lsb0>, bytes: usize) -> Option<Extent> {
+    let count = bytes.div_ceil(GRANULE);
+    let mut from = 0;
+    loop {
+        let first = from + free.get(from..)?.first_one()?;
+        let run = free[first..].first_zero();
+        let end = run.map_or(free.len(), |run| first + run);
+        if end - first >= count {
+            return Some(Extent {
+                first: first as u32,
+                count: count as u32,
+            });
+        }
+        from = end;
     }
 }
 
@@ -185,7 +208,14 @@ mod tests {
     fn arena(granules: usize) -> Arena {
         let bytes = vec![0u128; granules * GRANULE / 16].leak();
         // SAFETY: leaked, and of just this size.
-        unsafe { Arena::new(bytes.as_mut_ptr().cast(), granules * GRANULE, Memory::Own) }
+        unsafe {
+            Arena::new(
+                bytes.as_mut_ptr().cast(),
+                granules * GRANULE,
+                0,
+                Memory::Own,
+            )
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub const MAX_CHANNELS: u32 = 1_000_000;
 pub const MAX_MESSAGE: usize = 1 << 30;
 /// Largest possible `arena_bytes`: what a reference can say.
 const MAX_ARENA: u64 = 32 << 30;
+/// Largest possible `slab_bytes`.
+const MAX_SLAB: u64 = 4 << 30;
 /// Smallest `lane_bytes` and `queue_bytes`.
 pub const MIN_BUFFER: usize = 4096;
 
@@ -75,6 +77,12 @@ pub struct Config {
     /// what slow cores have not read yet, or where it is 0, each queue gets a copy. A good size
     /// is what cores may have unread at a time, counting what they share once.
     pub arena_bytes: usize,
+    /// Bytes of a core's slab: what it sends in messages over 4 KiB it writes there, and receivers read it
+    /// there, so that it is never copied. Default 2 MiB, touched as it is used. While receivers have
+    /// not read what fills it, or where it is 0, messages take the way through lane and arena, and are
+    /// copied once. A good size is what a core sends while receivers are away, two of the largest
+    /// messages at least.
+    pub slab_bytes: usize,
     /// Longest message body, bytes. Default 1 MiB.
     pub max_message: usize,
     /// What to do when a queue is full.
@@ -128,6 +136,7 @@ impl Default for Config {
             lane_bytes: 256 << 10,
             queue_bytes: 256 << 10,
             arena_bytes: 8 << 20,
+            slab_bytes: 2 << 20,
             max_message: 1 << 20,
             overflow: Overflow::default(),
             timestamps: Timestamps::default(),
@@ -154,7 +163,7 @@ pub struct Requirements {
 }
 
 /// See [`Config::to_words`].
-pub(crate) const CONFIG_WORDS: usize = 18;
+pub(crate) const CONFIG_WORDS: usize = 19;
 
 /// 584 years are for ever.
 fn nanos(duration: Duration) -> u64 {
@@ -218,6 +227,7 @@ impl Config {
             self.arena_bytes as u64,
             self.assist.into(),
             self.huge_pages.into(),
+            self.slab_bytes as u64,
         ]
     }
 
@@ -233,6 +243,7 @@ impl Config {
             lane_bytes: size(4)?,
             queue_bytes: size(5)?,
             arena_bytes: size(15)?,
+            slab_bytes: size(18)?,
             max_message: size(6)?,
             overflow: *[Overflow::DropNewest, Overflow::DropOldest, Overflow::Block]
                 .get(size(7)?)?,
@@ -275,6 +286,7 @@ impl Config {
         at_most("channels", self.channels.into(), MAX_CHANNELS.into())?;
         at_most("max_message", self.max_message as u64, MAX_MESSAGE as u64)?;
         at_most("arena_bytes", self.arena_bytes as u64, MAX_ARENA)?;
+        at_most("slab_bytes", self.slab_bytes as u64, MAX_SLAB)?;
         let most = (MAX_BUFFER / 2) as u64;
         for (field, value) in [
             ("lane_bytes", self.lane_bytes as u64),
@@ -354,7 +366,7 @@ mod tests {
             ..Config::default()
         };
         let need = config.requirements().expect("a valid configuration");
-        assert_eq!(need.fds, 2 * 1028 + (2 + 256 + 4) + 3);
+        assert_eq!(need.fds, 2 * 1028 + (3 + 256 + 4) + 3);
         assert!(need.bytes > 4 << 30);
     }
 }

@@ -20,9 +20,11 @@ use std::sync::Arc;
 use crate::directory::{ChannelId, Directory};
 use crate::hub::Inner;
 use crate::lane::{LaneWord, LaneWriter};
+use crate::linger::Linger;
 use crate::queue::QueueReader;
 use crate::region::Shared;
 use crate::shared::{Holder, Mailbox, RegionHeader};
+use crate::slab::Slab;
 use crate::sync::{AtomicU32, Ordering};
 use crate::ticket::{Floor, LastTicket, Tickets};
 use crate::view::Access;
@@ -111,6 +113,10 @@ pub struct Core {
     /// The channel of the last CONTEXT record in the lane.
     context: Option<ChannelId>,
     max_message: usize,
+    /// Where large messages are written: of `large` bytes and more.
+    slab: Slab,
+    slab_linger: Linger,
+    large: usize,
     /// Bytes of a pack, at most.
     longest_pack: usize,
     stamped: bool,

@@ -102,6 +102,12 @@ impl LaneWriter {
         self.tail = self.tail.wrapping_add(bytes as u64);
     }
 
+    /// The record of `size` bytes that was claimed last.
+    pub fn before_tail(&self, size: usize) -> *mut u8 {
+        let start = self.tail.wrapping_sub(size as u64);
+        self.ring.wrapping_add(start as usize & (self.capacity - 1))
+    }
+
     /// Gives back what has been claimed, and not been published, since the tail was `tail`.
     pub fn give_back(&mut self, tail: u64) {
         self.tail = tail;

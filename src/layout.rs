@@ -10,7 +10,10 @@
 //! | subscriptions      | one row of slot bits per channel                 router
 //! | pins               | the same for open handles                        router
 //! | queue buffers      | per slot: two                                    router
+//! | returns            | per slot: what of its slab it can use again      router
 //! | arena              | what queues refer to                             router
+//! +--------------------+
+//! | slabs              | per slot: large messages, read where they are    its owner
 //! +--------------------+
 //! | common             | tickets                                          all, by RMW
 //! +--------------------+
@@ -21,7 +24,8 @@
 //! +--------------------+ total
 //! ```
 //! Each box is a [`Part`] that can have a memfd of its own; in the last two, the router writes
-//! by atomic read-modify-write, and resets what a dead owner left.
+//! by atomic read-modify-write, and resets what a dead owner left. Of the slabs, each core can write its
+//! own, and read all.
 
 use crate::arena::GRANULE;
 use crate::config::Config;
@@ -65,9 +69,15 @@ pub(crate) struct Layout {
     pub subscriptions: usize,
     pub pins: usize,
     pub buffers: usize,
+    /// Per slot, by granule of its slab: see `slab`.
+    pub returns: usize,
     pub arena: usize,
     /// Bytes of it.
     pub arena_len: usize,
+    /// Right behind the arena, so that one offset can mean a place in either.
+    pub slabs: usize,
+    /// Bytes of each.
+    pub slab_len: usize,
     /// Start of what all write.
     pub common: usize,
     pub tickets: usize,
@@ -151,7 +161,13 @@ impl Layout {
         let pins = plan.part(channels * row_words, size_of::<u64>());
         let buffers = plan.part(2 * slots, buffer_capacity);
         let arena_len = config.arena_bytes.next_multiple_of(GRANULE);
+        let slab_len = config.slab_bytes.next_multiple_of(GRANULE);
+        let returns = plan.part(slots, slab_len / GRANULE * size_of::<u64>());
         let arena = plan.part(1, arena_len);
+        let slabs = plan.part(slots, slab_len);
+        if slab_len == 0 {
+            plan.part(1, PAGE); // a part is never empty
+        }
         let common = plan.0.unwrap_or(0);
         let tickets = plan.part(1, size_of::<Tickets>());
         let mut group = |count: u32, cores: u32| {
@@ -185,8 +201,11 @@ impl Layout {
             subscriptions,
             pins,
             buffers,
+            returns,
             arena,
             arena_len,
+            slabs,
+            slab_len,
             common,
             tickets,
             workers,
@@ -199,11 +218,27 @@ impl Layout {
         })
     }
 
-    /// The parts, in order: the router's, the common one, one for each owner.
+    /// Bytes of all slabs.
+    pub fn slabs_len(&self) -> usize {
+        self.slots * self.slab_len
+    }
+
+    /// Where the slab of a slot is.
+    pub fn slab(&self, slot: usize) -> std::ops::Range<usize> {
+        let start = self.slabs + slot * self.slab_len;
+        start..start + self.slab_len
+    }
+
+    /// The parts, in order: the router's, the slabs, the common one, one for each owner.
     pub fn parts(&self) -> Vec<Part> {
         let part = |name: String, start, len| Part { start, len, name };
         let mut parts = vec![
-            part("corecast-router".into(), 0, self.common),
+            part("corecast-router".into(), 0, self.slabs),
+            part(
+                "corecast-slabs".into(),
+                self.slabs,
+                self.common - self.slabs,
+            ),
             part(
                 "corecast-common".into(),
                 self.common,
@@ -301,6 +336,7 @@ impl Layout {
             [self.ledger, self.mailboxes, self.table, self.entries],
             [self.subscriptions, self.pins, self.buffers, self.common],
             [self.tickets, self.sleep, self.arena_len, self.total],
+            [self.returns, self.arena, self.slabs, self.slab_len],
             (&self.workers, &self.extra),
         )
             .hash(&mut hasher);
@@ -308,8 +344,10 @@ impl Layout {
     }
 }
 
+/// Number of the part that holds the slabs.
+pub(crate) const SLABS: usize = 1;
 /// Number of the first part that belongs to an owner of slots.
-pub(crate) const FIRST_OWNER: usize = 2;
+pub(crate) const FIRST_OWNER: usize = 3;
 
 /// Where the words of an owner's part begin in it. Not all alike: the router reads the words of
 /// all owners, and lines with the same offset in their pages share one set of the L1 cache.
@@ -353,7 +391,9 @@ mod tests {
             l.subscriptions,
             l.pins,
             l.buffers,
+            l.returns,
             l.arena,
+            l.slabs,
             l.common,
             l.tickets,
             l.workers.start,

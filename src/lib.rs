@@ -110,6 +110,8 @@ mod router;
 #[cfg(not(loom))]
 mod shared;
 #[cfg(not(loom))]
+mod slab;
+#[cfg(not(loom))]
 mod stats;
 #[cfg(not(loom))]
 mod subscriptions;

@@ -70,8 +70,10 @@ pub(crate) mod kind {
     /// Messages of one sender to one channel with one ticket and of one length: their bodies one
     /// behind the other, each padded; see `Pack`.
     pub const PACK: u8 = 14;
+    /// A message whose body lies in its sender's slab; see `Placed`.
+    pub const PLACED: u8 = 15;
     // Kept free for request/reply, work channels, direct messages, retained values, expiry and
-    // bridges: 15..=63. Values from 64 on are for the application-defined future.
+    // bridges: 16..=63. Values from 64 on are for the application-defined future.
 }
 
 /// Flag bits of a record.
@@ -225,6 +227,22 @@ impl Header {
         self.w1 >> 16
     }
 
+    /// The message that a [`kind::PLACED`] record stands for, of `len` bytes.
+    pub fn placed_message(self, len: usize) -> Self {
+        Self {
+            w0: self.w0 & !0xffff_ffff | len as u64,
+            w1: self.w1 & !0xff | u64::from(kind::MESSAGE),
+        }
+    }
+
+    /// The inverse.
+    pub fn message_placed(self) -> Self {
+        Self {
+            w0: self.w0 & !0xffff_ffff | Placed::BYTES as u64,
+            w1: self.w1 & !0xff | u64::from(kind::PLACED),
+        }
+    }
+
     /// The same record with another ticket.
     pub fn with_ticket(self, ticket: u64) -> Self {
         Self {
@@ -291,6 +309,58 @@ pub(crate) struct Pack {
 impl Pack {
     /// Longest body, bytes.
     pub const BODY_MAX: usize = 255;
+}
+
+/// The payload of a [`kind::PLACED`] record, two 64-bit words: where what a message has for a payload is
+/// instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// Bytes from the start of the sender's slab in a lane, from the arena's in a queue; a multiple of
+    /// the alignment.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl Placed {
+    /// Bytes in the record.
+    pub const BYTES: usize = 16;
+
+    /// Reads it at `at`, each word once; whatever it says is to be checked.
+    ///
+    /// # Safety
+    /// As for [`Header::read`].
+    pub unsafe fn read(at: *const u8) -> Self {
+        // SAFETY: the caller's contract.
+        let Header { w0, w1 } = unsafe { Header::read(at) };
+        Self {
+            offset: w0,
+            len: w1,
+        }
+    }
+
+    /// Writes it at `at`.
+    ///
+    /// # Safety
+    /// As for [`Header::write`].
+    pub unsafe fn write(self, at: *mut u8) {
+        let words = Header {
+            w0: self.offset,
+            w1: self.len,
+        };
+        // SAFETY: the caller's contract.
+        unsafe { words.write(at) };
+    }
+
+    /// What it says, from the start of whatever it counts from.
+    #[cfg(not(loom))]
+    pub fn span(self) -> Span {
+        // Saturating: what was never written so is found to lie outside.
+        Span {
+            offset: usize::try_from(self.offset).unwrap_or(usize::MAX),
+            len: usize::try_from(self.len).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 /// Rounds up to the record alignment.

@@ -6,8 +6,9 @@
 //! are atomics behind [`Shared`], everything else is raw pointers and copies.
 //!
 //! Who maps what: the creator everything, and so do its children, until they attach
-//! ([`Region::keep`]). From then on such a child has the router's part read-only, and of the
-//! others' parts nothing but reserved addresses: a stray store there is a SIGSEGV.
+//! ([`Region::keep`]). From then on such a child has the router's part read-only, and the slabs, but for
+//! those of its own cores; and of the others' parts nothing but reserved addresses: a stray store there is a
+//! SIGSEGV.
 
 use std::ffi::{CString, c_void};
 use std::mem::MaybeUninit;
@@ -214,7 +215,8 @@ impl Region {
             let run = (part..self.parts.len()).take_while(goes).count();
             if run > 0 {
                 self.close(part..part + run)?;
-            } else if keep(part) == Keep::ToRead && self.access(part) == Access::Write {
+            } else if keep(part) == Keep::ToRead && self.access(part) != Access::None {
+                // Also where only a piece can be written: that was a parent's.
                 self.protect(part)?;
             }
             part += run.max(1);
@@ -253,6 +255,31 @@ impl Region {
             // Failing leaves a mapping that nobody uses.
             let _ = self.close(part..part + 1);
         }
+    }
+
+    /// Whether this process can write a piece of a part that it otherwise only reads; does nothing where it
+    /// can write all of it. `piece` is counted from the region's start, in whole pages.
+    pub fn allow(&self, part: usize, piece: Range<usize>, write: bool) -> Result<(), OsError> {
+        let _turn = self.turn();
+        if self.access(part) == Access::Write || piece.is_empty() {
+            return Ok(());
+        }
+        let (start, end) = (
+            self.parts[part].start,
+            self.parts[part].start + self.parts[part].len,
+        );
+        assert!(
+            start <= piece.start && piece.end <= end,
+            "outside of the part"
+        );
+        let rights = match write {
+            true => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            false => ProtFlags::PROT_READ,
+        };
+        let at = self.base.map_addr(|at| at.saturating_add(piece.start));
+        // SAFETY: this region's own mapping, of a memfd that was open for writing; whoever writes there
+        // has the piece to itself.
+        unsafe { mprotect(at, piece.len(), rights) }.map_err(OsError::of("mprotect"))
     }
 
     fn access(&self, part: usize) -> Access {

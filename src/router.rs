@@ -28,6 +28,7 @@ mod collect;
 mod deliver;
 #[cfg(test)]
 mod extremes;
+mod lent;
 mod merge;
 #[cfg(test)]
 mod misdeeds;
@@ -62,6 +63,7 @@ use crate::ticket;
 use crate::view::View;
 use bells::Bells;
 use deliver::Small;
+use lent::Lent;
 use merge::Merge;
 #[cfg(debug_assertions)]
 pub use sabotage::Sabotage;
@@ -176,6 +178,8 @@ pub(crate) struct Router {
     lanes: Block<Lane>,
     queues: Block<QueueWriter>,
     arena: Arena,
+    /// What is out of the cores' slabs.
+    lent: Lent,
     bells: Bells,
     /// Lanes that are not armed: they may have news without ringing.
     active: SlotSet,
@@ -240,7 +244,7 @@ impl Router {
         let (base, bytes) = view.arena();
         // SAFETY: the view's region holds the arena and outlives the router; only the master's
         // process writes it.
-        let mut arena = unsafe { Arena::new(base, bytes, memory) };
+        let mut arena = unsafe { Arena::new(base, bytes, view.layout.slabs_len(), memory) };
         Self {
             directory: DirectoryWriter::new(view.directory, memory),
             subscriptions: Subscriptions::new(view.rows, view.pins, slots, memory),
@@ -249,6 +253,7 @@ impl Router {
                 queue_writer(&view, s, committed, &mut arena)
             }),
             arena,
+            lent: Lent::new(&view.layout, memory),
             bells: Bells::new(&view, memory),
             active: SlotSet::new(),
             leaving: SlotSet::new(),
@@ -298,7 +303,8 @@ impl Router {
             + Block::<QueueWriter>::footprint(slots)
             + DirectoryWriter::footprint(channels)
             + Subscriptions::footprint(slots, channels)
-            + Arena::footprint(layout.arena_len)
+            + Arena::footprint(layout.arena_len, layout.slabs_len())
+            + Lent::footprint(layout)
             + Bells::footprint(slots)
             + Merge::footprint(slots)
             + Stage::footprint()
@@ -499,6 +505,7 @@ impl Router {
         let flow = match record.header.kind() {
             kind::MESSAGE | kind::PACK => self.message(slot, record)?,
             kind::NAMED => self.named(slot, record)?,
+            kind::PLACED => self.placed(slot, record)?,
             _ => self.operation(slot, record)?,
         };
         if flow == Flow::Blocked {

@@ -3,19 +3,21 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use crate::arena::GRANULE;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::doorbell::{Bell, Sleep};
 use crate::error::AdoptError;
 use crate::fds::FdTable;
 use crate::lane::LaneWord;
-use crate::layout::{FIRST_OWNER, Layout};
+use crate::layout::{FIRST_OWNER, Layout, SLABS};
 use crate::ledger::{Account, LedgerHead};
 use crate::queue::ControlWord;
 use crate::region::{Keep, OsError, Part, Region, Shared};
 use crate::shared::{MAGIC, Mailbox, RegionHeader, SlotWord, VERSION};
+use crate::slab::Returns;
 use crate::subscriptions::Rows;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::ticket::{self, Floor, Tickets};
 
 /// A mapped region with its configuration. Shared by everything in a process that uses it.
@@ -204,6 +206,7 @@ impl View {
         Ok(has.then(|| Access {
             view: Arc::clone(self),
             part,
+            slab: None,
             pid: std::process::id(),
         }))
     }
@@ -211,6 +214,14 @@ impl View {
     /// True when this process may write all of the region, as the master must.
     pub fn is_whole(&self) -> bool {
         self.region.is_whole()
+    }
+
+    fn allow_slab(&self, slot: usize, write: bool) -> Result<(), OsError> {
+        let slab = self.layout.slab(slot);
+        match self.region.is_split() {
+            true => self.region.allow(SLABS, slab, write),
+            false => Ok(()),
+        }
     }
 
     fn part_of(&self, slot: usize) -> usize {
@@ -275,6 +286,27 @@ impl View {
         (self.region.at(self.layout.arena), self.layout.arena_len)
     }
 
+    /// What queues can refer to, the arena and the slabs behind it: start and length in bytes.
+    pub fn referable(&self) -> (*const u8, usize) {
+        let (start, len) = self.arena();
+        (start.cast_const(), len + self.layout.slabs_len())
+    }
+
+    /// Where the slab of a slot begins, of as many granules as it has [`Self::returns`].
+    pub fn slab(&self, slot: usize) -> *mut u8 {
+        assert!(slot < self.layout.slots);
+        self.region.at(self.layout.slab(slot).start)
+    }
+
+    /// What the router says of a slot's slab.
+    pub fn returns(&self, slot: usize) -> Returns {
+        assert!(slot < self.layout.slots);
+        let granules = self.layout.slab_len / GRANULE;
+        let offset = self.layout.returns + slot * granules * size_of::<AtomicU64>();
+        // SAFETY: the layout has so many words for each slot there.
+        unsafe { Returns::new(self.region.words(offset), granules) }
+    }
+
     /// The word of a slot that the layout has at `offset`, which is one of its own functions.
     fn word_of<T: Sync>(&self, slot: usize, offset: fn(&Layout, usize) -> usize) -> Shared<T> {
         assert!(slot < self.layout.slots);
@@ -328,7 +360,7 @@ impl Plan {
 /// What a worker keeps of a part, if its own part is `own`.
 fn keep(part: usize, own: Option<usize>) -> Keep {
     match part {
-        0 => Keep::ToRead,
+        0 | SLABS => Keep::ToRead,
         _ if part < FIRST_OWNER || Some(part) == own => Keep::AsItIs,
         _ => Keep::Nothing,
     }
@@ -346,14 +378,30 @@ fn parts_for(layout: &Layout, is_split: bool, slot: usize) -> Vec<usize> {
 pub(crate) struct Access {
     view: Arc<View>,
     part: usize,
+    /// The slot whose slab it can write.
+    slab: Option<usize>,
     pid: u32,
+}
+
+impl Access {
+    /// The slot has become this process's: its slab can be written from here on.
+    pub fn take_slab(&mut self, slot: usize) -> Result<(), OsError> {
+        self.view.allow_slab(slot, true)?;
+        self.slab = Some(slot);
+        Ok(())
+    }
 }
 
 impl Drop for Access {
     fn drop(&mut self) {
         // A forked child's copy says nothing about the child.
-        if self.pid == std::process::id() {
-            self.view.region.give_back(self.part);
+        if self.pid != std::process::id() {
+            return;
+        }
+        self.view.region.give_back(self.part);
+        if let Some(slot) = self.slab {
+            // Failing leaves a mapping that nobody uses.
+            let _ = self.view.allow_slab(slot, false);
         }
     }
 }

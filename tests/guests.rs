@@ -93,7 +93,11 @@ fn guests_talk_to_each_other_and_have_the_memory_of_a_worker() {
             fork(move || {
                 assert_eq!(mappings(), (0, 0), "nothing is inherited");
                 let hub = guest(&name);
-                assert_eq!(mappings(), (1, 2), "the router's; the tickets and its own");
+                assert_eq!(
+                    mappings(),
+                    (2, 2),
+                    "the router's and the slabs; the tickets and its own"
+                );
                 let mut core = hub.attach_any().expect("a core");
                 assert_eq!(Some(core.me()), hub.seat());
                 core.join("all").expect("joined");

@@ -97,23 +97,31 @@ fn a_worker_can_write_its_own_part_and_the_common_one() {
     let _watchdog = Watchdog::new(LONG);
     let hub = hub(3);
     let _master = hub.start().expect("a master");
-    assert_eq!(all().len(), 2 + 3 + 4, "the creator has everything");
+    assert_eq!(all().len(), 3 + 3 + 4, "the creator has everything");
     fork(|| {
         let core = hub.attach(1, 0).expect("a core");
-        let parts = ["corecast-common", "corecast-worker-1"];
-        assert_eq!(writable(), parts);
-        assert_eq!(all(), ["corecast-router", parts[0], parts[1]]);
+        let (common, own, slabs) = ("corecast-common", "corecast-worker-1", "corecast-slabs");
+        assert_eq!(writable(), [slabs, common, own], "of the slabs one");
+        let pieces = [slabs; 3]; // what is before its own, its own, the rest
+        assert_eq!(
+            all(),
+            [&["corecast-router"][..], &pieces, &[common, own]].concat()
+        );
         let helper = hub.attach_any().expect("a helper");
-        assert_eq!(writable(), [parts[0], parts[1], "corecast-extra-0"]);
+        assert_eq!(writable(), [slabs, slabs, common, own, "corecast-extra-0"]);
         drop(core);
         drop(helper);
-        assert_eq!(writable(), parts, "the extra slot's is given back");
+        assert_eq!(
+            writable(),
+            [common, own],
+            "slabs and the extra slot's are given back"
+        );
         let error = hub.attach(0, 0).expect_err("refused");
         assert_eq!(error, AttachError::Foreign { worker: 0 });
         assert!(hub.attach(1, 0).is_ok(), "again");
     })
     .join();
-    assert_eq!(all().len(), 2 + 3 + 4);
+    assert_eq!(all().len(), 3 + 3 + 4);
 }
 
 #[test]
@@ -124,13 +132,11 @@ fn a_helper_has_the_parts_of_the_slots_it_holds() {
     let _master = hub.start().expect("a master");
     fork(|| {
         let first = hub.attach_any().expect("a core");
-        assert_eq!(writable(), ["corecast-common", "corecast-extra-0"]);
+        let slab = "corecast-slabs";
+        assert_eq!(writable(), [slab, "corecast-common", "corecast-extra-0"]);
         let cores = [(); 3].map(|()| hub.attach_any().expect("a core"));
-        assert_eq!(
-            writable().len(),
-            1 + 4,
-            "extra slots, then those of workers"
-        );
+        let parts = writable().into_iter().filter(|name| name != slab);
+        assert_eq!(parts.count(), 1 + 4, "extra slots, then those of workers");
         assert!(hub.attach_any().is_err());
         drop((first, cores));
         assert_eq!(writable(), ["corecast-common"]);
@@ -163,11 +169,20 @@ fn a_store_outside_its_part_ends_a_worker_and_harms_nobody() {
     let foreign = |name: &str| !name.ends_with("common") && !name.ends_with("worker-0");
     let mut faults = 0;
     for (name, range) in maps::ranges() {
-        // First and last byte of each part, and of the router's part one in each tenth.
+        // First and last byte of each part, and of the router's part one in each tenth. Of the slabs the
+        // first is its own.
+        let slabs = name.ends_with("slabs");
         let step = (range.len() / 10).max(1);
-        let inner = range.clone().step_by(step).skip(1);
-        let inner = inner.take(if name.ends_with("router") { 9 } else { 0 });
-        let ends = [range.start, range.end - 1];
+        let inner = range.clone().step_by(step).skip(1 + usize::from(slabs));
+        let inner = inner.take(match &*name {
+            "corecast-router" => 9,
+            "corecast-slabs" => 8,
+            _ => 0,
+        });
+        let ends = [
+            if slabs { range.end - 1 } else { range.start },
+            range.end - 1,
+        ];
         for at in ends.into_iter().chain(inner).filter(|_| foreign(&name)) {
             let signal = fork(|| {
                 let _core = hub.attach(0, 0).expect("a core");
@@ -180,7 +195,7 @@ fn a_store_outside_its_part_ends_a_worker_and_harms_nobody() {
         }
     }
     println!("{faults} stores into parts of others, {faults} times SIGSEGV");
-    assert!(faults >= 2 * 7 + 9);
+    assert!(faults >= 2 * 7 + 9 + 8);
     core.send("c", b"unharmed").expect("sent");
     let message = core.recv_timeout(LONG).expect("ok").expect("a message");
     assert_eq!(message.body, b"unharmed");
@@ -271,7 +286,7 @@ fn sixty_four_workers_get_their_parts() {
         "64 workers: made in {made:?}; each gives up the others' parts in {:?}",
         sum / 64
     );
-    assert_eq!(all().len(), 2 + 64 + 4);
+    assert_eq!(all().len(), 3 + 64 + 4);
 }
 
 /// It used to ring the bells of slots whose memory it had given up, and died of that.

@@ -105,7 +105,8 @@ fn random_stream(overflow: Overflow, seed: u64) -> (Follower, u64, u64) {
             follower.receive(&mut to);
         }
     }
-    for _ in 0..3 {
+    // Lane and slab hold more than a queue can take at once.
+    for _ in 0..100 {
         now(&mut master);
         follower.receive(&mut to);
     }

@@ -30,6 +30,9 @@ pub fn room_for(size: usize) -> usize {
     if size < LOAN { 1 << 20 } else { 2 << 20 }
 }
 
+/// So many times that for a slab: whatever receivers have not read yet, and what comes meanwhile.
+pub const SLAB: usize = 4;
+
 /// What suits receivers that do nothing but receive, see [`Core::set_linger`].
 pub const LINGER_US: u64 = 100;
 
@@ -40,6 +43,8 @@ pub struct Settings {
     pub lane_bytes: Option<usize>,
     /// Bytes of one buffer of a queue, likewise.
     pub queue_bytes: Option<usize>,
+    /// Bytes of a slab, likewise.
+    pub slab_bytes: Option<usize>,
     /// How long the master polls before it sleeps.
     pub spin_us: u64,
     /// How long a receiver waits for more before it sleeps.
@@ -58,6 +63,7 @@ impl Default for Settings {
         Settings {
             lane_bytes: None,
             queue_bytes: None,
+            slab_bytes: None,
             spin_us: config.spin.as_micros() as u64,
             linger_us: LINGER_US,
             per_sender: false,
@@ -77,6 +83,7 @@ impl Settings {
         config.channels = 64;
         config.lane_bytes = self.lane_bytes.unwrap_or(room_for(cell.size));
         config.queue_bytes = self.queue_bytes.unwrap_or(room_for(cell.size));
+        config.slab_bytes = self.slab_bytes.unwrap_or(SLAB * room_for(cell.size));
         config.max_message = config.max_message.max(cell.size);
         config.overflow = Overflow::Block;
         config.huge_pages = self.huge_pages;

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::crew::{Crew, Failure, Report, Signals};
 use super::figures::Round;
-use super::hub::{self, Settings, room_for};
+use super::hub::{self, SLAB, Settings, room_for};
 use super::matrix::{Cell, bytes};
 use super::relay;
 
@@ -60,6 +60,7 @@ impl fmt::Display for Plan {
         let Settings {
             lane_bytes,
             queue_bytes,
+            slab_bytes,
             spin_us,
             linger_us,
             per_sender,
@@ -68,11 +69,12 @@ impl fmt::Display for Plan {
         } = self.settings;
         write!(
             f,
-            "hub      lane {}, queue {}, spin {spin_us} us, linger {linger_us} us, overflow block, \
+            "hub      lane {}, queue {}, slab {}, spin {spin_us} us, linger {linger_us} us, overflow block, \
              {} order, timestamps {}, {} pages\n\
              rounds   {} of {:?}",
-            room(lane_bytes),
-            room(queue_bytes),
+            room(lane_bytes, 1),
+            room(queue_bytes, 1),
+            room(slab_bytes, SLAB),
             if per_sender { "per-sender" } else { "total" },
             if no_timestamps { "off" } else { "per batch" },
             if huge_pages { "huge" } else { "small" },
@@ -83,8 +85,8 @@ impl fmt::Display for Plan {
 }
 
 /// A setting that follows the size of the messages unless it was given.
-fn room(given: Option<usize>) -> String {
-    let [small, large] = [0, usize::MAX].map(|size| bytes(room_for(size)));
+fn room(given: Option<usize>, times: usize) -> String {
+    let [small, large] = [0, usize::MAX].map(|size| bytes(times * room_for(size)));
     given.map_or(format!("{small} ({large} for large messages)"), bytes)
 }
 

@@ -7,18 +7,20 @@ use super::assist::Pace;
 use super::membership::Memberships;
 use super::recv::Origin;
 use super::send::NameCache;
-use super::wait::MasterWatch;
+use super::wait::{MasterWatch, SLAB_WAIT};
 use super::{Core, Sender, Unusable, ring};
-use crate::config::{Order, Timestamps};
+use crate::config::{Config, Order, Timestamps};
 use crate::error::{AttachError, SendError};
 use crate::hub::Inner;
 use crate::lane::LaneWriter;
+use crate::linger::{self, Linger};
 use crate::liveness::{has_ended, pidfd_open};
 use crate::process::is_dying;
 use crate::queue::QueueReader;
-use crate::record::{HEADER, Header, kind};
+use crate::record::{HEADER, Header, STAMP_BYTES, kind};
 use crate::router::longest_record;
 use crate::shared::{Holder, MasterState, VERSION};
+use crate::slab::Slab;
 use crate::sync::Ordering;
 use crate::ticket::LastTicket;
 use crate::view::Access;
@@ -82,12 +84,11 @@ impl Core {
         pid: u32,
         fd: i32,
         me: Sender,
-        access: Access,
+        mut access: Access,
     ) -> Self {
         let view = &hub.view;
         let (layout, config) = (&view.layout, &view.config);
         let (word, control) = (view.lane_word(slot), view.control(slot));
-        let (arena, arena_len) = view.arena();
         // From where the router stands, whatever tail a predecessor may have left. Relaxed: the
         // slot word's Acquire orders it behind what the router did when it freed the slot.
         let head = view.mailbox(slot).head.load(Ordering::Relaxed);
@@ -97,9 +98,13 @@ impl Core {
         if !control.load().is_fresh() {
             control.reset();
         }
+        let returns = view.returns(slot);
+        // Without the right to write there it has none.
+        let has_slab = access.take_slab(slot).is_ok();
         // SAFETY: the region has these bytes there; taking the slot word made this core the only
-        // producer of the lane and the only reader of the queue. The hub's Arc keeps the region.
-        let (lane, queue) = unsafe {
+        // producer of the lane, the only reader of the queue and the owner of the slab. The hub's Arc
+        // keeps the region.
+        let (lane, queue, slab) = unsafe {
             (
                 LaneWriter::new(
                     view.ring(slot),
@@ -111,8 +116,12 @@ impl Core {
                     control,
                     view.buffers(slot).map(<*mut u8>::cast_const),
                     layout.buffer_capacity,
-                    (arena.cast_const(), arena_len),
+                    view.referable(),
                 ),
+                match has_slab {
+                    true => Slab::new(view.slab(slot), returns, head),
+                    false => Slab::none(returns),
+                },
             )
         };
         Self {
@@ -136,6 +145,9 @@ impl Core {
             turns: super::turns::Turns::default(),
             context: None,
             max_message: config.max_message,
+            slab,
+            slab_linger: Linger::of(SLAB_WAIT, linger::OFTEN),
+            large: longest_small(config) + 1,
             longest_pack: longest_record(config),
             stamped: config.timestamps == Timestamps::Message,
             ordered: config.order == Order::Total,
@@ -202,6 +214,16 @@ impl Drop for Core {
             let _ = self.end(PATIENCE);
         }
     }
+}
+
+/// Longest body that is not large: the router puts such messages together.
+fn longest_small(config: &Config) -> usize {
+    let stamp = match config.timestamps {
+        Timestamps::Message => STAMP_BYTES,
+        _ => 0,
+    };
+    let longest = longest_record(config) - HEADER - stamp;
+    longest.min(config.max_message)
 }
 
 /// Sees to it that this process can use what belongs to the slot, and, if it is a forked child,

@@ -1,4 +1,5 @@
-//! Loans: room in the lane for one message, which the sender fills in place.
+//! Loans: room for one message, which the sender fills in place: in its lane, or, if it is large, in its
+//! slab, where receivers read it.
 //!
 //! A loan is claimed like any record and published like any record; in between, the caller has its
 //! body as a slice. The ticket is drawn when it is sent, so that a loan that is filled slowly takes
@@ -10,9 +11,10 @@ use std::time::Duration;
 
 use super::send::To;
 use super::{Channel, Core};
+use crate::arena::Extent;
 use crate::directory::ChannelId;
 use crate::error::SendError;
-use crate::record::{HEADER, Header, kind, round_up};
+use crate::record::{Header, Placed, kind, round_up, size_of_record};
 
 /// A message that is being written: its body, in place. Sent by [`Self::send`]; dropped, it was
 /// never there.
@@ -33,12 +35,14 @@ pub struct RawLoan {
     payload: *mut u8,
     body: *mut u8,
     len: usize,
+    /// The piece of the slab that has them.
+    piece: Option<Extent>,
     /// Tail and context of the lane before.
     tail: u64,
     context: Option<ChannelId>,
 }
 
-// SAFETY: it is a part of a core's lane, and moves between threads with the core.
+// SAFETY: it is a part of a core's lane or slab, and moves between threads with the core.
 unsafe impl Send for RawLoan {}
 
 impl RawLoan {
@@ -112,6 +116,7 @@ impl Core {
         timeout: Duration,
         to: impl Fn(&mut Self) -> Result<To<'n>, SendError>,
     ) -> Result<Loan<'_>, SendError> {
+        self.wait_for_slab(len, timeout);
         let raw = match self.claim_loan(len, &to) {
             Err(SendError::Full) if !timeout.is_zero() => {
                 self.wait_for_room(timeout, |core| core.claim_loan(len, &to))
@@ -129,18 +134,32 @@ impl Core {
         self.check_send(len)?;
         let to = to(self)?;
         let (tail, context) = (self.lane.tail(), self.context);
-        let (payload, prefix) = match to {
-            To::Id(id) => (self.put_header(id, len)?, 0),
+        let (payload, piece, size) = match to {
+            To::Id(id) if len >= self.large => {
+                let (payload, piece) = self.put_large_header(id, len)?;
+                let in_lane = piece.map_or(len + self.stamp_bytes(), |_| Placed::BYTES);
+                (payload, piece, size_of_record(in_lane))
+            }
+            To::Id(id) => {
+                let payload = self.put_header(id, len)?;
+                (payload, None, size_of_record(len + self.stamp_bytes()))
+            }
             To::Name(name) => {
                 let prefix = round_up(1 + name.len());
-                (self.put_named_header(name, len)?, prefix)
+                let payload = self.put_named_header(name, len)?;
+                (
+                    payload,
+                    None,
+                    size_of_record(prefix + len + self.stamp_bytes()),
+                )
             }
         };
         Ok(RawLoan {
-            header: payload.wrapping_sub(prefix + HEADER),
+            header: self.lane.before_tail(size),
             payload,
             body: payload.wrapping_add(self.stamp_bytes()),
             len,
+            piece,
             tail,
             context,
         })
@@ -151,9 +170,12 @@ impl Core {
         // SAFETY: the loan's own record, claimed and not yet published: ours alone.
         unsafe {
             let header = Header::read(raw.header);
-            debug_assert!([kind::MESSAGE, kind::NAMED].contains(&header.kind()));
+            debug_assert!([kind::MESSAGE, kind::NAMED, kind::PLACED].contains(&header.kind()));
             header.with_ticket(ticket).write(raw.header);
             self.put_stamp(raw.payload);
+        }
+        if let Some(piece) = raw.piece {
+            self.slab.sent(piece, self.lane.tail());
         }
         self.publish();
     }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::{Channel, Core};
+use crate::arena::Extent;
 use crate::clock::realtime_nanos;
 use crate::directory::{ChannelId, check_name};
 use crate::error::SendError;
 use crate::lane::AHEAD;
 use crate::record::{
-    self, HEADER, Header, NAME_MAX, STAMP_BYTES, flags, kind, prefetch_write, round_up,
+    self, HEADER, Header, NAME_MAX, Placed, STAMP_BYTES, flags, kind, prefetch_write, round_up,
     size_of_record,
 };
 use crate::sync::Ordering;
@@ -57,7 +58,10 @@ impl Core {
     /// See [`SendError`]; nothing was sent then.
     #[inline]
     pub fn send(&mut self, name: impl AsRef<[u8]>, body: &[u8]) -> Result<(), SendError> {
-        self.check_send(body.len())?;
+        if body.len() >= self.large {
+            return self.send_large(body, |core| core.resolve(name.as_ref()));
+        }
+        self.check_master()?;
         let to = self.resolve(name.as_ref())?;
         self.put(to, body)?;
         self.publish();
@@ -70,9 +74,27 @@ impl Core {
     /// See [`SendError`]; nothing was sent then.
     #[inline]
     pub fn send_to(&mut self, channel: Channel, body: &[u8]) -> Result<(), SendError> {
-        self.check_send(body.len())?;
+        if body.len() >= self.large {
+            return self.send_large(body, |core| core.current(channel));
+        }
+        self.check_master()?;
         let to = self.current(channel)?;
         self.put(to, body)?;
+        self.publish();
+        Ok(())
+    }
+
+    /// A send of a message that is large, or too large.
+    #[cold]
+    #[inline(never)]
+    fn send_large<'n>(
+        &mut self,
+        body: &[u8],
+        to: impl FnOnce(&mut Self) -> Result<To<'n>, SendError>,
+    ) -> Result<(), SendError> {
+        self.check_send(body.len())?;
+        let to = to(self)?;
+        self.put_any(to, body)?;
         self.publish();
         Ok(())
     }
@@ -88,6 +110,7 @@ impl Core {
         timeout: Duration,
     ) -> Result<(), SendError> {
         let name = name.as_ref();
+        self.wait_for_slab(body.len(), timeout);
         match self.send(name, body) {
             Err(SendError::Full) => self.wait_for_room(timeout, |core| core.send(name, body)),
             other => other,
@@ -104,6 +127,7 @@ impl Core {
         body: &[u8],
         timeout: Duration,
     ) -> Result<(), SendError> {
+        self.wait_for_slab(body.len(), timeout);
         match self.send_to(channel, body) {
             Err(SendError::Full) => self.wait_for_room(timeout, |core| core.send_to(channel, body)),
             other => other,
@@ -150,7 +174,7 @@ impl Core {
     pub fn send_held(&mut self, name: impl AsRef<[u8]>, body: &[u8]) -> Result<(), SendError> {
         self.check_send(body.len())?;
         let to = self.resolve(name.as_ref())?;
-        self.put(to, body)
+        self.put_any(to, body)
     }
 
     /// The second half.
@@ -196,6 +220,13 @@ impl Core {
                 max: self.max_message,
             });
         }
+        self.check_master()
+    }
+
+    /// [`Self::check_send`] for a message that is not large.
+    #[inline]
+    fn check_master(&mut self) -> Result<(), SendError> {
+        self.check()?;
         if self.master_is_gone() {
             return Err(SendError::MasterGone);
         }
@@ -277,7 +308,7 @@ impl Core {
             let run = self.put_run(to, &bodies[taken..]);
             taken += run;
             let Some(body) = bodies.get(taken) else { break };
-            match self.put(to, body.as_ref()) {
+            match self.put_any(to, body.as_ref()) {
                 Ok(()) => taken += 1,
                 Err(e) if taken == 0 => return Err(e),
                 Err(_) => break,
@@ -312,7 +343,8 @@ impl Core {
     }
 
     /// Writes the first of `bodies` and those behind it that are as long, `used` bytes from the
-    /// lane's end: as a pack if they can be one. Returns bytes and messages; none if there is no room.
+    /// lane's end: as a pack if they can be one. Returns bytes and messages; none if there is no room, or they
+    /// are large.
     #[inline]
     fn put_alike<B: AsRef<[u8]>>(
         &self,
@@ -324,7 +356,7 @@ impl Core {
         let (start, room) = (start.wrapping_add(used), room - used);
         let first = bodies[0].as_ref();
         let len = first.len() + self.stamp_bytes();
-        if size_of_record(len) > room {
+        if size_of_record(len) > room || first.len() >= self.large {
             return (0, 0);
         }
         let header = Header::new(kind::MESSAGE, self.stamp_flag(), id.index, len, ticket);
@@ -369,11 +401,59 @@ impl Core {
         Ok(())
     }
 
-    /// Claims a message record, preceded by a context if the channel is another than before.
-    /// Returns where its payload goes.
+    /// The same, also for a large one.
+    fn put_any(&mut self, to: To<'_>, body: &[u8]) -> Result<(), SendError> {
+        match to {
+            To::Id(id) if body.len() >= self.large => self.put_large(id, body),
+            to => self.put(to, body),
+        }
+    }
+
+    /// The same for a large one.
+    fn put_large(&mut self, id: ChannelId, body: &[u8]) -> Result<(), SendError> {
+        let (at, piece) = self.put_large_header(id, body.len())?;
+        // SAFETY: as in `put`; what was found in the slab is this core's alone.
+        unsafe {
+            let at = self.put_stamp(at);
+            record::copy(body.as_ptr(), at, body.len());
+        }
+        if let Some(piece) = piece {
+            self.slab.sent(piece, self.lane.tail());
+        }
+        Ok(())
+    }
+
+    /// Claims a record for a large message: of its place in the slab, if there is room, else of the
+    /// message itself. Returns where its payload goes, and the piece of the slab.
+    pub(super) fn put_large_header(
+        &mut self,
+        id: ChannelId,
+        len: usize,
+    ) -> Result<(*mut u8, Option<Extent>), SendError> {
+        let bytes = len + self.stamp_bytes();
+        let Some(piece) = self.slab.find(bytes) else {
+            return Ok((self.put_header(id, len)?, None));
+        };
+        let at = self.put_record(id, kind::PLACED, Placed::BYTES)?;
+        let placed = Placed {
+            offset: piece.offset() as u64,
+            len: bytes as u64,
+        };
+        // SAFETY: claimed, with just so much payload.
+        unsafe { placed.write(at) };
+        Ok((self.slab.at(piece), Some(piece)))
+    }
+
+    /// Claims a message record. Returns where its payload goes.
     #[inline(always)]
     pub(super) fn put_header(&mut self, id: ChannelId, len: usize) -> Result<*mut u8, SendError> {
-        let len = len + self.stamp_bytes();
+        self.put_record(id, kind::MESSAGE, len + self.stamp_bytes())
+    }
+
+    /// Claims a record with `len` bytes of payload, preceded by a context if the channel is another than
+    /// before. Returns where its payload goes.
+    #[inline(always)]
+    fn put_record(&mut self, id: ChannelId, kind: u8, len: usize) -> Result<*mut u8, SendError> {
         let context = if self.context == Some(id) { 0 } else { HEADER };
         let Some(mut at) = self
             .lane
@@ -390,7 +470,7 @@ impl Core {
                 at = at.add(HEADER);
                 self.context = Some(id);
             }
-            Header::new(kind::MESSAGE, self.stamp_flag(), id.index, len, ticket).write(at);
+            Header::new(kind, self.stamp_flag(), id.index, len, ticket).write(at);
             Ok(at.add(HEADER))
         }
     }

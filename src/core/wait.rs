@@ -20,6 +20,9 @@ use crate::sync::Ordering;
 /// How often a waiting core makes sure that the master still lives.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 
+/// How long a core waits for room in its slab before it sends through the lane.
+pub(super) const SLAB_WAIT: Duration = Duration::from_micros(50);
+
 /// Why a wait ended without what was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -106,6 +109,19 @@ impl Core {
             return Err(Ended::Timeout);
         }
         Ok(())
+    }
+
+    /// Before a message of `len` bytes is sent by a call that may wait: if it belongs into the slab, and
+    /// there is no room, waits a moment. Others use the processor meanwhile, receivers among them, and the
+    /// router need not copy the message.
+    #[inline]
+    pub(super) fn wait_for_slab(&mut self, len: usize, timeout: Duration) {
+        let bytes = len + self.stamp_bytes();
+        if len < self.large || timeout < SLAB_WAIT || self.slab.find(bytes).is_some() {
+            return;
+        }
+        let slab = &mut self.slab;
+        self.slab_linger.wait(|| slab.find(bytes).is_some());
     }
 
     /// Tries `send` until the lane takes it, at most for `timeout`.

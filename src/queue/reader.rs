@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Control, ControlWord, Flip};
 use crate::arena::Span;
 use crate::linger::{self, Linger};
-use crate::record::{self, Header, STAMP_BYTES, SyncPayload, flags, kind};
+use crate::record::{self, Header, Placed, STAMP_BYTES, SyncPayload, flags, kind};
 use crate::region::Shared;
 
 /// A message in the front buffer.
@@ -158,7 +158,7 @@ pub(crate) struct QueueReader {
     word: Shared<ControlWord>,
     buffers: [*const u8; 2],
     capacity: usize,
-    /// Start and length of the arena.
+    /// Start and length of the arena, the slabs included.
     arena: (*const u8, usize),
     front: Front,
     /// The rest of the front buffer while `front` is what it refers to: `at <= end`.
@@ -280,7 +280,7 @@ impl QueueReader {
         let payload = self.front.at.wrapping_add(record::HEADER);
         self.front.at = self.front.at.wrapping_add(header.size());
         if header.kind() == kind::MESSAGE {
-            return Some(self.message(header, payload));
+            return Some(self.message(header, payload, header.len()));
         }
         self.control(header, payload)
     }
@@ -294,15 +294,33 @@ impl QueueReader {
 
     /// Goes on with what a reference refers to.
     fn step_in(&mut self, span: Span) -> Option<Received> {
-        let (arena, len) = self.arena;
-        let is_outside = span.offset > len || span.len > len - span.offset;
-        if is_outside || self.outer.0 != self.outer.1 {
+        let start = self.find(span);
+        if start.is_none() || self.outer.0 != self.outer.1 {
             return Some(Received::Damaged);
         }
         self.outer = (self.front.at, self.front.end);
-        self.front.at = arena.wrapping_add(span.offset);
+        self.front.at = start?;
         self.front.end = self.front.at.wrapping_add(span.len);
         None
+    }
+
+    /// Where a span is; None if it lies neither in the arena nor in the slabs.
+    fn find(&self, span: Span) -> Option<*const u8> {
+        let (start, len) = self.arena;
+        let is_inside = span.offset <= len && span.len <= len - span.offset;
+        is_inside.then(|| start.wrapping_add(span.offset))
+    }
+
+    /// The message whose payload lies elsewhere.
+    fn placed(&self, header: Header, payload: *const u8) -> Received {
+        // SAFETY: take() checked that the record, and so these bytes, lie in the front.
+        let span = unsafe { Placed::read(payload) }.span();
+        match self.find(span) {
+            Some(payload) if span.offset % record::ALIGN == 0 => {
+                self.message(header, payload, span.len)
+            }
+            _ => Received::Damaged,
+        }
     }
 
     /// How long to wait for more, at an empty queue that is not armed, before it is armed.
@@ -338,14 +356,15 @@ impl QueueReader {
         self.outer = (self.front.end, self.front.end);
     }
 
-    fn message(&self, header: Header, payload: *const u8) -> Received {
-        let (mut body, mut len, mut stamp) = (payload, header.len(), self.front.stamp);
+    /// A message with `len` bytes of payload, which are there.
+    fn message(&self, header: Header, payload: *const u8, mut len: usize) -> Received {
+        let (mut body, mut stamp) = (payload, self.front.stamp);
         if header.flags() & flags::TIMED != 0 {
             if len < STAMP_BYTES {
                 return Received::Damaged;
             }
-            // SAFETY: take() checked that the record lies in the front: 8 aligned bytes.
-            stamp = unsafe { payload.cast::<u64>().read() };
+            // SAFETY: 8 aligned bytes of the payload. A sender may misbehave and change what is in its slab.
+            stamp = unsafe { payload.cast::<u64>().read_volatile() };
             body = payload.wrapping_add(STAMP_BYTES);
             len -= STAMP_BYTES;
         }
@@ -373,6 +392,7 @@ impl QueueReader {
                 (lost > 0).then_some(Received::Lost(lost))
             }
             kind::REFERENCE => self.step_in(header.span()),
+            kind::PLACED if header.len() == Placed::BYTES => Some(self.placed(header, payload)),
             _ => Some(Received::Damaged),
         }
     }

@@ -8,7 +8,7 @@ use crate::arena::{Arena, Span};
 use crate::config::Overflow;
 use crate::ledger::{self, Account};
 use crate::record::{
-    self, Header, Pack, SyncPayload, copy_records, kind, round_up, size_of_record,
+    self, Header, Pack, Placed, SyncPayload, copy_records, kind, round_up, size_of_record,
 };
 use crate::region::Shared;
 use pins::Pins;
@@ -220,6 +220,41 @@ impl QueueWriter {
             record::copy(payload, at.add(record::HEADER), header.len());
         }
         self.took(header.size(), header.size(), 1);
+        Appended {
+            taken: 1,
+            lost: std::mem::take(&mut self.discarded),
+        }
+    }
+
+    /// Appends a message that is read where it lies, in its sender's slab, or a copy of it if nothing more
+    /// can be referred to.
+    pub fn append_placed(
+        &mut self,
+        (header, payload): (Header, *const u8),
+        span: Span,
+        when: (u64, Overflow),
+        arena: &mut Arena,
+    ) -> Appended {
+        if !self.make_room(header.size(), when.1, arena) {
+            return self.lose(1);
+        }
+        if self.pins[self.guess.index()].is_full() {
+            return self.append_apart((header, payload), when, arena);
+        }
+        self.write_stamp(when.0);
+        self.pins[self.guess.index()].push(arena, span.extent());
+        let placed = Placed {
+            offset: span.offset as u64,
+            len: span.len as u64,
+        };
+        let size = size_of_record(Placed::BYTES);
+        // SAFETY: make_room: there is more room than that, since no smaller message is placed.
+        unsafe {
+            let at = self.at_tail();
+            header.message_placed().write(at);
+            placed.write(at.add(record::HEADER));
+        }
+        self.took(size, header.size(), 1);
         Appended {
             taken: 1,
             lost: std::mem::take(&mut self.discarded),

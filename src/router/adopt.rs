@@ -37,6 +37,7 @@ impl Router {
     }
 
     fn resume(&mut self, slot: usize) {
+        self.adopt_slab(slot);
         let lane = &mut self.lanes[slot];
         lane.give_answer();
         lane.store_head();

@@ -54,6 +54,9 @@ impl Router {
         let (mut from, mut moved) = (0, false);
         while let Some(slot) = self.active.next(from) {
             from = slot + 1;
+            if self.lent.has(slot) {
+                self.give_slab_back(slot);
+            }
             let lane = &mut self.lanes[slot];
             if lane.store_head() {
                 (lane.idle, moved) = (0, true);

@@ -2,17 +2,18 @@
 //!
 //! Small messages to one channel are copied once, header checked and rewritten, into the stage
 //! (`stage`); each queue then gets a reference to the whole run, or a copy where that is cheaper. A
-//! large message is copied into the arena by itself, or, where there is no room, to each queue. So
-//! every queue receives what was checked, not what a lane may hold a moment later.
+//! large message is read where its sender has placed it, in its slab. One that comes through the lane is
+//! copied into the arena by itself, or, where there is no room, to each queue. So every queue receives
+//! headers that were checked, not what a lane may hold a moment later.
 
 use super::stage::longest_record;
 use super::{Flow, Router};
-use crate::arena::{Extent, Span};
+use crate::arena::{Extent, GRANULE, Span};
 use crate::config::{Config, Overflow, Timestamps};
 use crate::directory::ChannelId;
 use crate::lane::{LaneRecord, Violation};
 use crate::queue::Run;
-use crate::record::{self, Header, Pack, STAMP_BYTES, flags, full_ticket, kind, round_up};
+use crate::record::{self, Header, Pack, Placed, STAMP_BYTES, flags, full_ticket, kind, round_up};
 use crate::sync::foreign;
 
 /// Bytes that a reference must save each queue, and all of them together, to be worth its upkeep.
@@ -88,26 +89,61 @@ impl Router {
     /// A message, or a pack of them, to the lane's current channel.
     #[inline]
     pub(super) fn message(&mut self, slot: usize, record: LaneRecord) -> Result<Flow, Violation> {
-        let lane = &mut self.lanes[slot];
-        let Some(id) = lane.context else {
+        let Some(channel) = self.channel_of(slot, record.header)? else {
+            return Ok(Flow::Done);
+        };
+        let record = super::sabotage::checked(record);
+        let header = record.header.routed(channel, slot as u32);
+        Ok(self.deliver(header, record.payload))
+    }
+
+    /// The channel of a message or pack, which is checked; None if it is no more, and nobody hears it.
+    #[inline]
+    fn channel_of(&mut self, slot: usize, header: Header) -> Result<Option<u32>, Violation> {
+        let Some(id) = self.lanes[slot].context else {
             return Err(Violation);
         };
-        if id.index != record.header.channel() || !self.is_message_valid(record.header) {
+        if id.index != header.channel() || !self.is_message_valid(header) {
             return Err(Violation);
         }
         let lane = &mut self.lanes[slot];
         if lane.checked_at != self.removals {
             if !self.directory.view().is_current(id) {
-                let messages = u64::from(record.header.messages());
+                let messages = u64::from(header.messages());
                 self.stats.messages += messages;
                 self.stats.unheard += messages;
-                return Ok(Flow::Done);
+                return Ok(None);
             }
             lane.checked_at = self.removals;
         }
-        let record = super::sabotage::checked(record);
-        let header = record.header.routed(id.index, slot as u32);
-        Ok(self.deliver(header, record.payload))
+        Ok(Some(id.index))
+    }
+
+    /// A message to the lane's current channel whose body lies in the sender's slab, where it is read.
+    #[cold]
+    pub(super) fn placed(&mut self, slot: usize, record: LaneRecord) -> Result<Flow, Violation> {
+        if record.header.len() != Placed::BYTES {
+            return Err(Violation);
+        }
+        foreign(record.payload, Placed::BYTES);
+        // SAFETY: the reader checked that the payload is there; each word is loaded once.
+        let placed = unsafe { Placed::read(record.payload) };
+        let span = self.lent.span(slot, placed).ok_or(Violation)?;
+        let header = record.header.placed_message(span.len);
+        // Smaller ones are none of a slab's: a queue counts on a message being longer than its place.
+        if header.size() <= self.stage.longest() {
+            return Err(Violation);
+        }
+        let channel = self.channel_of(slot, header)?;
+        let flow = match channel.map(|channel| header.routed(channel, slot as u32)) {
+            Some(header) => self.deliver_placed(header, span),
+            None => Flow::Done,
+        };
+        if flow != Flow::Blocked {
+            // Also if nobody hears it.
+            self.lent.insert(slot, placed.span().offset / GRANULE);
+        }
+        Ok(flow)
     }
 
     /// Stages a run of small messages to the lane's current channel: what most traffic consists
@@ -230,12 +266,38 @@ impl Router {
         if self.flush() == Flow::Blocked || self.is_blocked(channel, bytes) {
             return Flow::Blocked;
         }
+        if self.lent.has(header.slot() as usize) && self.arena.is_worth_asking() {
+            self.refresh_queues(); // so that its sender finds room in its slab again
+        }
         let queues = self.subscriptions.rows().count(channel);
         let extent = is_worth_sharing(bytes, queues).then(|| self.claim(bytes));
         match extent.flatten() {
             Some(extent) => self.share_large(extent, header, payload),
             None => self.copy_large(header, payload),
         }
+        self.account(1, queues > 0, bytes);
+        Flow::Done
+    }
+
+    /// One message that stays where it is.
+    fn deliver_placed(&mut self, header: Header, span: Span) -> Flow {
+        let (channel, bytes) = (header.channel(), header.size());
+        if self.flush() == Flow::Blocked || self.is_blocked(channel, bytes) {
+            return Flow::Blocked;
+        }
+        let when = (self.stamp(), self.view.config.overflow);
+        let payload = self.view.referable().0.wrapping_add(span.offset);
+        let rows = *self.subscriptions.rows();
+        let mut queues = 0;
+        rows.for_each(channel, |slot| {
+            let queue = &mut self.queues[slot];
+            let appended = queue.append_placed((header, payload), span, when, &mut self.arena);
+            self.stats.deliveries += u64::from(appended.taken);
+            self.stats.lost += u64::from(appended.lost);
+            self.dirty.insert(slot);
+            queues += 1;
+        });
+        self.stats.shared += 1;
         self.account(1, queues > 0, bytes);
         Flow::Done
     }
@@ -338,15 +400,20 @@ impl Router {
     fn claim(&mut self, bytes: usize) -> Option<Extent> {
         let mut claimed = self.arena.claim(bytes);
         if claimed.is_none() && self.arena.is_worth_asking() {
-            for queue in self.queues.iter_mut() {
-                if queue.has_pins() {
-                    queue.refresh(&mut self.arena);
-                }
-            }
+            self.refresh_queues();
             claimed = self.arena.claim(bytes);
         }
         self.stats.unshared += u64::from(claimed.is_none());
         claimed
+    }
+
+    /// Asks all queues what they have done with.
+    fn refresh_queues(&mut self) {
+        for queue in self.queues.iter_mut() {
+            if queue.has_pins() {
+                queue.refresh(&mut self.arena);
+            }
+        }
     }
 
     /// Counts messages that have been delivered.

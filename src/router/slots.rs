@@ -142,6 +142,7 @@ impl Router {
     }
 
     fn free(&mut self, slot: usize) {
+        self.keep_slab(slot);
         let lane = &mut self.lanes[slot];
         lane.store_head();
         self.bells.heed(slot, true);
