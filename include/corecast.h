@@ -369,6 +369,12 @@ typedef struct {
      * Default 0.
      */
     uint32_t huge_pages;
+    /**
+     * Bytes of a core's slab: messages over 4 KiB are written there and received from there, so
+     * that they are never copied. 0: none. While it is full of what slow cores have not read yet,
+     * messages are copied once.
+     */
+    size_t slab_bytes;
 } channel_config_t;
 
 /**

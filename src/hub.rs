@@ -521,6 +521,7 @@ impl Builder {
         lane_bytes: usize,
         queue_bytes: usize,
         arena_bytes: usize,
+        slab_bytes: usize,
         max_message: usize,
         overflow: Overflow,
         timestamps: Timestamps,

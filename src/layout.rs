@@ -37,6 +37,7 @@ use crate::queue::{ControlWord, OVERHEAD};
 use crate::record::{HEADER, NAME_MAX, STAMP_BYTES, round_up, size_of_record};
 use crate::region::Part;
 use crate::shared::{Entry, Mailbox, RegionHeader, SlotWord};
+use crate::slab::Return;
 use crate::ticket::{Floor, Tickets};
 
 /// Bytes of a page as far as the layout is concerned.
@@ -162,7 +163,7 @@ impl Layout {
         let buffers = plan.part(2 * slots, buffer_capacity);
         let arena_len = config.arena_bytes.next_multiple_of(GRANULE);
         let slab_len = config.slab_bytes.next_multiple_of(GRANULE);
-        let returns = plan.part(slots, slab_len / GRANULE * size_of::<u64>());
+        let returns = plan.part(slots, slab_len / GRANULE * size_of::<Return>());
         let arena = plan.part(1, arena_len);
         let slabs = plan.part(slots, slab_len);
         if slab_len == 0 {

@@ -46,6 +46,8 @@ mod queue;
 #[cfg_attr(loom, allow(dead_code))]
 mod record;
 #[cfg_attr(loom, allow(dead_code))]
+mod slab;
+#[cfg_attr(loom, allow(dead_code))]
 mod sync;
 #[cfg_attr(loom, allow(dead_code))]
 mod ticket;
@@ -109,8 +111,6 @@ mod region;
 mod router;
 #[cfg(not(loom))]
 mod shared;
-#[cfg(not(loom))]
-mod slab;
 #[cfg(not(loom))]
 mod stats;
 #[cfg(not(loom))]

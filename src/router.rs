@@ -35,6 +35,8 @@ mod misdeeds;
 mod ops;
 #[cfg(test)]
 mod packs;
+#[cfg(test)]
+mod placed;
 mod sabotage;
 #[cfg(test)]
 mod sharing;

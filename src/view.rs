@@ -15,9 +15,9 @@ use crate::ledger::{Account, LedgerHead};
 use crate::queue::ControlWord;
 use crate::region::{Keep, OsError, Part, Region, Shared};
 use crate::shared::{MAGIC, Mailbox, RegionHeader, SlotWord, VERSION};
-use crate::slab::Returns;
+use crate::slab::{Return, Returns};
 use crate::subscriptions::Rows;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 use crate::ticket::{self, Floor, Tickets};
 
 /// A mapped region with its configuration. Shared by everything in a process that uses it.
@@ -302,7 +302,7 @@ impl View {
     pub fn returns(&self, slot: usize) -> Returns {
         assert!(slot < self.layout.slots);
         let granules = self.layout.slab_len / GRANULE;
-        let offset = self.layout.returns + slot * granules * size_of::<AtomicU64>();
+        let offset = self.layout.returns + slot * granules * size_of::<Return>();
         // SAFETY: the layout has so many words for each slot there.
         unsafe { Returns::new(self.region.words(offset), granules) }
     }

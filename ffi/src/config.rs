@@ -99,6 +99,10 @@ pub struct ChannelConfig {
     /// `populate` on Linux 6.1 and later). Memory is then touched two megabytes at a time.
     /// Default 0.
     pub huge_pages: u32,
+    /// Bytes of a core's slab: messages over 4 KiB are written there and received from there, so
+    /// that they are never copied. 0: none. While it is full of what slow cores have not read yet,
+    /// messages are copied once.
+    pub slab_bytes: usize,
 }
 
 // SAFETY: repr(C), integers only, `size` first; it had 72 bytes before `isolation`.
@@ -107,7 +111,7 @@ unsafe impl SizedStruct for ChannelConfig {
     const FIRST: usize = 72;
 }
 
-const _: () = assert!(size_of::<ChannelConfig>() == 96);
+const _: () = assert!(size_of::<ChannelConfig>() == 104);
 
 impl ChannelConfig {
     /// The crate's defaults, in the C form.
@@ -148,6 +152,7 @@ impl ChannelConfig {
             arena_bytes: config.arena_bytes,
             assist: config.assist.into(),
             huge_pages: config.huge_pages.into(),
+            slab_bytes: config.slab_bytes,
         }
     }
 
@@ -161,6 +166,7 @@ impl ChannelConfig {
         config.lane_bytes = self.lane_bytes;
         config.queue_bytes = self.queue_bytes;
         config.arena_bytes = self.arena_bytes;
+        config.slab_bytes = self.slab_bytes;
         config.max_message = self.max_message;
         config.overflow = choose("overflow", self.overflow, &OVERFLOWS)?;
         config.timestamps = choose("timestamps", self.timestamps, &TIMESTAMPS)?;

@@ -41,6 +41,10 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = bytes)]
     pub arena_bytes: usize,
 
+    /// Bytes of each core for messages over 4 KiB, which are read where it wrote them; 0: they are copied
+    #[arg(long, value_name = "BYTES", default_value = "2M", value_parser = bytes)]
+    pub slab_bytes: usize,
+
     /// Huge pages for queues and arena, where the kernel gives them (shmem_enabled: advise)
     #[arg(long)]
     pub huge_pages: bool,
@@ -98,6 +102,7 @@ impl Options {
             queue_bytes: self.queue_bytes,
             lane_bytes: self.lane_bytes,
             arena_bytes: self.arena_bytes,
+            slab_bytes: self.slab_bytes,
             huge_pages: self.huge_pages,
             max_message: self.max_message,
             overflow: match self.overflow {

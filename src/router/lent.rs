@@ -112,7 +112,7 @@ impl Router {
     pub(super) fn give_slab_back(&mut self, slot: usize) {
         let (returns, position) = (self.view.returns(slot), self.lanes[slot].recorded);
         self.lent.take_back(slot, &self.arena, |granule| {
-            returns.store(granule, position)
+            returns.of(granule).store(position)
         });
     }
 
@@ -124,7 +124,8 @@ impl Router {
         self.lent.look(slot, &self.arena);
         self.give_slab_back(slot);
         let returns = self.view.returns(slot);
-        self.lent.for_each(slot, |granule| returns.keep(granule));
+        self.lent
+            .for_each(slot, |granule| returns.of(granule).keep());
     }
 
     /// After a predecessor, whose notes are lost: what is pinned is out, and all else has come back.
@@ -137,9 +138,9 @@ impl Router {
         let is_free = self.lanes[slot].standing == Standing::Free;
         for granule in 0..returns.len() {
             if !self.lent.is_pinned(slot, granule, &self.arena) {
-                returns.store(granule, position);
+                returns.of(granule).store(position);
             } else if is_free {
-                returns.keep(granule); // the predecessor may have been about to
+                returns.of(granule).keep(); // the predecessor may have been about to
             }
         }
     }

@@ -24,8 +24,8 @@ impl Rng {
 const ROOMS: [&str; 3] = ["one", "two", "three"];
 const CORES: usize = 6;
 
-/// A hub with an arena so small that it is often full, and its router.
-fn hub(overflow: Overflow, granules: usize) -> (Hub, Router) {
+/// A hub with an arena and slabs so small that they are often full, and its router.
+fn hub(overflow: Overflow, granules: usize, slab: usize) -> (Hub, Router) {
     let hub = Hub::builder()
         .workers(CORES as u32 + 1)
         .extra(0)
@@ -33,6 +33,7 @@ fn hub(overflow: Overflow, granules: usize) -> (Hub, Router) {
         .queue_bytes(16 << 10)
         .lane_bytes(32 << 10)
         .arena_bytes(granules * GRANULE)
+        .slab_bytes(slab * GRANULE)
         .max_message(20_000)
         .overflow(overflow);
     let hub = hub.create().expect("a hub");
@@ -115,9 +116,9 @@ impl Listener {
 }
 
 /// Messages of all sizes to three rooms, six cores that read at their own pace, detach and come
-/// back, and routers that die and are followed by others.
-fn storm(overflow: Overflow, granules: usize, seed: u8) -> crate::Stats {
-    let (hub, mut router) = hub(overflow, granules);
+/// back, and routers that die and are followed by others. So does the sender, if it has a slab.
+fn storm(overflow: Overflow, granules: usize, slab: usize, seed: u8) -> crate::Stats {
+    let (hub, mut router) = hub(overflow, granules, slab);
     let mut rng = Rng(seed.into());
     let mut sent = [0u64; ROOMS.len()];
     let mut from = hub.attach(CORES as u32, 0).expect("a core");
@@ -160,6 +161,12 @@ fn storm(overflow: Overflow, granules: usize, seed: u8) -> crate::Stats {
                 listeners[who].core = None;
                 settle(&mut router);
                 listeners[who] = Listener::arrive(&hub, &mut router, who as u32, &sent);
+            }
+            2..4 if slab > 0 && !lossless => {
+                settle(&mut router);
+                drop(from);
+                settle(&mut router);
+                from = hub.attach(CORES as u32, 0).expect("a core");
             }
             _ => {}
         }
@@ -205,7 +212,7 @@ fn what_is_shared_stays_whole_while_it_is_read_and_is_free_afterwards() {
         .into_iter()
         .enumerate()
     {
-        let stats = storm(overflow, 24, seed as u8);
+        let stats = storm(overflow, 24, 0, seed as u8);
         assert!(stats.shared > 1000, "{stats:?}");
         // Those who read least and lose most keep it full.
         assert!(
@@ -218,7 +225,7 @@ fn what_is_shared_stays_whole_while_it_is_read_and_is_free_afterwards() {
 #[test]
 fn an_arena_that_is_too_small_or_missing_only_means_copies() {
     for granules in [0, 1, 7] {
-        let stats = storm(Overflow::Block, granules, 9);
+        let stats = storm(Overflow::Block, granules, 0, 9);
         assert!(
             stats.unshared > 100 && (granules > 1 || stats.shared < 1000),
             "{stats:?}"
@@ -226,10 +233,22 @@ fn an_arena_that_is_too_small_or_missing_only_means_copies() {
     }
 }
 
+#[test]
+fn what_lies_in_a_slab_stays_whole_while_it_is_read_whoever_owns_it_by_then() {
+    for (seed, overflow) in [Overflow::DropNewest, Overflow::DropOldest, Overflow::Block]
+        .into_iter()
+        .enumerate()
+    {
+        for slab in [8, 64] {
+            storm(overflow, 24, slab, seed as u8);
+        }
+    }
+}
+
 /// A core that never reads keeps what its queue may hold, and no more, from the others.
 #[test]
 fn a_stopped_core_pins_no_more_than_its_queue_may_hold() {
-    let (hub, mut router) = hub(Overflow::DropNewest, 64);
+    let (hub, mut router) = hub(Overflow::DropNewest, 64, 0);
     let mut from = hub.attach(CORES as u32, 0).expect("a core");
     let sent = [0; ROOMS.len()];
     let _stopped = Listener::arrive(&hub, &mut router, 0, &sent);
@@ -257,7 +276,7 @@ fn a_stopped_core_pins_no_more_than_its_queue_may_hold() {
 /// What a dead core had not read is free when its slot is.
 #[test]
 fn a_dead_core_pins_nothing() {
-    let (hub, mut router) = hub(Overflow::DropNewest, 32);
+    let (hub, mut router) = hub(Overflow::DropNewest, 32, 0);
     let mut from = hub.attach(CORES as u32, 0).expect("a core");
     let mut listener = Listener::arrive(&hub, &mut router, 0, &[0; ROOMS.len()]);
     for number in 0..100 {

@@ -82,6 +82,7 @@ impl Realm {
             .lane_bytes(LANE)
             .queue_bytes(16 << 10)
             .arena_bytes(96 << 10)
+            .slab_bytes(12 << 10)
             .max_message(LARGEST)
             .overflow(reign.overflow)
             .await_successor(reign.awaits)

@@ -83,6 +83,7 @@ impl World {
             .queue_bytes(8192)
             // Each page of it is looked at after each death.
             .arena_bytes(96 << 10)
+            .slab_bytes(12 << 10)
             .max_message(1500)
             .overflow(scenario.overflow)
             .isolation(!scenario.assists)

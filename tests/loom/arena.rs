@@ -11,25 +11,25 @@ use crate::sync::Ordering;
 /// Bytes of a reference: the unit of the tail.
 const SIZE: usize = 16;
 
-struct Queue {
-    word: ControlWord,
+pub(super) struct Queue {
+    pub word: ControlWord,
     /// What both publications can refer to.
-    block: Plain<u32>,
+    pub block: Plain<u32>,
 }
 
 /// The router's end, as in `queue/writer.rs`, with one reference at most in each buffer.
-struct Writer {
+pub(super) struct Writer {
     guess: Control,
     number: u64,
     tail: usize,
     /// By buffer: it refers to the block.
-    pins: [bool; 2],
+    pub pins: [bool; 2],
     /// Whether the buffer that is pending refers to it.
     pending: bool,
 }
 
 impl Writer {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             guess: Control::EMPTY,
             number: 0,
@@ -40,7 +40,7 @@ impl Writer {
     }
 
     /// Publishes one more record, which refers to the block or not.
-    fn publish(&mut self, queue: &Queue, refers: bool) {
+    pub fn publish(&mut self, queue: &Queue, refers: bool) {
         self.tail += SIZE;
         self.pending = refers;
         loop {
@@ -72,14 +72,14 @@ impl Writer {
     }
 
     /// As when the arena is full: what has the core done with?
-    fn refresh(&mut self, queue: &Queue) {
+    pub fn refresh(&mut self, queue: &Queue) {
         let actual = queue.word.load();
         self.adopt(actual, 0);
     }
 }
 
 /// The core's end, as in `queue/reader.rs`: reads what the front refers to until it flips or arms.
-fn receive(queue: &Queue, flips: usize) {
+pub(super) fn receive(queue: &Queue, flips: usize) {
     for _ in 0..flips {
         match queue.word.flip_or_arm() {
             Flip::Armed => {}

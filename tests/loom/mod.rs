@@ -22,6 +22,7 @@ mod doorbell;
 mod hub;
 mod join;
 mod queue;
+mod slab;
 mod sole;
 mod stops;
 mod ticket;

@@ -230,6 +230,7 @@ fn set(config: &mut Config, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()
         "lane_bytes" => config.lane_bytes = number(name, value)?,
         "queue_bytes" => config.queue_bytes = number(name, value)?,
         "arena_bytes" => config.arena_bytes = number(name, value)?,
+        "slab_bytes" => config.slab_bytes = number(name, value)?,
         "max_message" => config.max_message = number(name, value)?,
         "assist" => {
             config.assist = value.extract()?;

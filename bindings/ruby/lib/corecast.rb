@@ -44,7 +44,7 @@ module Corecast
       "size_t lane_bytes", "size_t queue_bytes", "size_t max_message", "uint32_t overflow",
       "uint32_t timestamps", "uint32_t order", "uint32_t populate", "uint32_t spin_us",
       "uint32_t answer_timeout_ms", "uint32_t isolation", "uint32_t await_successor",
-      "size_t arena_bytes", "uint32_t assist", "uint32_t huge_pages"
+      "size_t arena_bytes", "uint32_t assist", "uint32_t huge_pages", "size_t slab_bytes"
     ]
     Received = struct [
       "size_t size", "void *name", "size_t name_len", "void *body", "size_t body_len",

@@ -47,6 +47,7 @@ static void configure(channel_config_t *config) {
     config->queue_bytes = size(o->queue, config->queue_bytes);
     config->lane_bytes = size(o->lane, config->lane_bytes);
     config->arena_bytes = size(o->arena, config->arena_bytes);
+    config->slab_bytes = size(o->slab, config->slab_bytes);
     config->max_message = size(o->message, config->max_message);
     config->overflow = small(o->overflow, config->overflow);
     config->order = small(o->order, config->order);

@@ -26,7 +26,7 @@ struct cc_number {
 };
 
 struct cc_options {
-    struct cc_number channels, queue, lane, arena, message;  /* bytes but for `channels` */
+    struct cc_number channels, queue, lane, arena, slab, message;  /* bytes but for `channels` */
     struct cc_number overflow, order, timestamps, populate;  /* CHANNEL_... of corecast.h */
     struct cc_number no_isolation, assist, huge_pages;
     struct cc_number spin, answer_timeout;                   /* microseconds, milliseconds */

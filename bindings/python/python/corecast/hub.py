@@ -18,7 +18,8 @@ class Hub(_corecast.Hub):
     Settings are keywords, all optional: ``workers`` (4), ``cores`` per worker (1), ``extra``
     slots for helpers (4), ``channels`` in use at a time (65,536), ``lane_bytes`` and
     ``queue_bytes`` per core (256 KiB), ``arena_bytes`` for what several cores read in one place
-    (8 MiB), ``max_message`` in bytes (1 MiB), ``overflow`` ("drop_newest", "drop_oldest",
+    (8 MiB), ``slab_bytes`` per core for large messages, which are received from where they were
+    written (2 MiB), ``max_message`` in bytes (1 MiB), ``overflow`` ("drop_newest", "drop_oldest",
     "block"), ``timestamps`` ("off", "batch", "message"), ``order`` ("total", "per_sender"),
     ``populate`` (False), ``spin`` and ``answer_timeout`` in seconds, ``assist`` (False): workers
     that send while the master sleeps do its work, and can write all of the hub's memory;
