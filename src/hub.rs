@@ -122,8 +122,21 @@ impl Inner {
     }
 
     /// Writes a core's eventfd.
-    pub fn notify_core(&self, slot: usize) {
+    fn notify_core(&self, slot: usize) {
         self.core_fds.get(slot).into_iter().for_each(notify::ring);
+    }
+
+    /// Wakes a core that sleeps on its control word.
+    fn rouse(&self, slot: usize) {
+        // SAFETY: the word stays mapped as long as the view.
+        unsafe { notify::futex_wake_at(self.view.control(slot).futex()) }
+    }
+
+    /// Wakes a core, whatever it sleeps on.
+    pub fn wake_core(&self, slot: usize) {
+        self.end_wait(slot);
+        self.rouse(slot);
+        self.notify_core(slot);
     }
 
     /// Ends a core's wait for the master, if it waits.
@@ -134,7 +147,8 @@ impl Inner {
     /// Wakes those whom the router's passes have found asleep or waiting.
     pub fn wake(&self, outcome: &mut Outcome) {
         self.end_waits(outcome);
-        outcome.wakes.drain(|slot| self.notify_core(slot));
+        outcome.wakes.dozers.drain(|slot| self.rouse(slot));
+        outcome.wakes.others.drain(|slot| self.notify_core(slot));
     }
 
     /// Wakes those who wait for room or an answer.

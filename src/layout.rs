@@ -37,7 +37,7 @@ use crate::queue::{ControlWord, OVERHEAD};
 use crate::record::{HEADER, NAME_MAX, STAMP_BYTES, round_up, size_of_record};
 use crate::region::Part;
 use crate::shared::{Entry, Mailbox, RegionHeader, SlotWord};
-use crate::slab::Return;
+use crate::slab::Returns;
 use crate::ticket::{Floor, Tickets};
 
 /// Bytes of a page as far as the layout is concerned.
@@ -163,7 +163,7 @@ impl Layout {
         let buffers = plan.part(2 * slots, buffer_capacity);
         let arena_len = config.arena_bytes.next_multiple_of(GRANULE);
         let slab_len = config.slab_bytes.next_multiple_of(GRANULE);
-        let returns = plan.part(slots, slab_len / GRANULE * size_of::<Return>());
+        let returns = plan.part(slots, Returns::bytes(slab_len / GRANULE));
         let arena = plan.part(1, arena_len);
         let slabs = plan.part(slots, slab_len);
         if slab_len == 0 {

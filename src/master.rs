@@ -536,8 +536,7 @@ impl Drop for Master {
         let view = &self.hub.view;
         view.header.pulse.end();
         for slot in (0..view.layout.slots).filter(|&slot| !view.slot(slot).load().is_free()) {
-            self.hub.end_wait(slot);
-            self.hub.notify_core(slot);
+            self.hub.wake_core(slot);
         }
         // What a helper has in its hands, or died with, is not for the next master.
         if !has_role {

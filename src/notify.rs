@@ -34,13 +34,6 @@ pub(crate) fn ring(fd: RawFd) {
     }
 }
 
-/// Resets the counter of `fd`, for callers that block on it with poll(2).
-pub(crate) fn drain(fd: BorrowedFd<'_>) {
-    let mut count = [0; 8];
-    // EAGAIN: nothing to reset.
-    let _ = nix::unistd::read(fd, &mut count);
-}
-
 /// Waits until `fd` is readable; false when the time is up or a signal came.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
     // Round up: a wait must not end before its time.
@@ -52,6 +45,15 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
 
 /// Sleeps while `*word == expected`, at most `timeout`. May return early for no reason.
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
+    // SAFETY: an atomic lives as long as the reference.
+    unsafe { futex_wait_at(word.as_ptr(), expected, timeout) }
+}
+
+/// The same for a word that is part of something else.
+///
+/// # Safety
+/// `word` is the address of an atomic's four bytes, which stay mapped.
+pub(crate) unsafe fn futex_wait_at(word: *mut u32, expected: u32, timeout: Duration) {
     let spec = libc::timespec {
         tv_sec: timeout.as_secs().min(i32::MAX as u64) as libc::time_t,
         tv_nsec: timeout.subsec_nanos().into(),
@@ -60,7 +62,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     unsafe {
         libc::syscall(
             libc::SYS_futex,
-            word.as_ptr(),
+            word,
             libc::FUTEX_WAIT,
             expected,
             &raw const spec,
@@ -68,11 +70,16 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     }
 }
 
-/// Wakes whoever sleeps on `word`.
-fn futex_wake(word: &AtomicU32) {
-    // SAFETY: a valid futex word.
+/// Wakes whoever sleeps on `word`. Keeps errno.
+///
+/// # Safety
+/// `word` is the address of an atomic's four bytes, which stay mapped.
+pub(crate) unsafe fn futex_wake_at(word: *mut u32) {
+    // SAFETY: the caller's contract; errno's location is this thread's own.
     unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX);
+        let errno = *libc::__errno_location();
+        libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, i32::MAX);
+        *libc::__errno_location() = errno;
     }
 }
 
@@ -80,7 +87,8 @@ fn futex_wake(word: &AtomicU32) {
 pub(crate) fn wake(event: &AtomicU32) {
     // SYNC(mailbox.event): pairs with the core's load before it sets the waiting bit.
     event.fetch_add(1, Ordering::SeqCst);
-    futex_wake(event);
+    // SAFETY: an atomic lives as long as the reference.
+    unsafe { futex_wake_at(event.as_ptr()) }
 }
 
 /// The eventfds of all cores. A forked worker closes those of other workers.

@@ -10,6 +10,8 @@
 //! * the core finds the back buffer empty and arms, the router publishes: either the core's CAS
 //!   fails and it flips instead, or the router's CAS sees the armed bit and notifies. There is no
 //!   third case, so no wake-up is lost.
+//! * the core *dozes*: it sleeps in `recv_timeout`, on the word itself as a futex, and says so by one more
+//!   bit, which is set and cleared with the armed bit. Then that is how it is notified.
 //!
 //! Invariants: the core touches only the front, the router only the back beyond the published
 //! tail; a record is whole below the tail. Who writes: the router the buffers; both the word.
@@ -34,16 +36,18 @@ pub(crate) struct ControlWord(AtomicU64);
 /// A value of the control word.
 ///
 /// ```text
-///  63                36 35                  8 7       3  2      1       0
-/// +--------------------+---------------------+---------+------+-------+-------+
-/// | publication        | tail of back / 16   | zero    | full | armed | index |
-/// +--------------------+---------------------+---------+------+-------+-------+
+///  63                36 35                  8 7     4    3       2      1       0
+/// +--------------------+---------------------+-------+--------+------+-------+-------+
+/// | publication        | tail of back / 16   | zero  | dozing | full | armed | index |
+/// +--------------------+---------------------+-------+--------+------+-------+-------+
 /// ```
 /// | set by | change |
 /// |---|---|
-/// | router | publication is counted, tail grows, armed is cleared (and the core notified), full is set |
-/// | core, flip | index toggles, tail, armed and full become zero |
+/// | router | publication is counted, tail grows, armed and dozing are cleared (and the core notified), full is set |
+/// | core, flip | index toggles, tail, armed, dozing and full become zero |
 /// | core, arm | armed is set; only while tail is zero |
+/// | core, doze | dozing is set; only while armed, and tail is zero |
+/// | core, rise | dozing becomes zero |
 ///
 /// `index` is the back buffer. `full` asks the core to ring its doorbell when it flips.
 /// `publication` counts, modulo 2^28, how often the router has changed the word; the core leaves
@@ -56,6 +60,7 @@ pub(crate) struct Control(u64);
 const INDEX: u64 = 1;
 const ARMED: u64 = 2;
 const FULL: u64 = 4;
+const DOZING: u64 = 8;
 const TAIL_SHIFT: u32 = 8;
 const TAIL_MASK: u64 = (1 << 28) - 1;
 const PUBLICATION_SHIFT: u32 = 36;
@@ -95,11 +100,26 @@ impl Control {
         self.0 & FULL != 0
     }
 
+    /// True when an armed core sleeps on this word.
+    #[inline]
+    pub fn is_dozing(self) -> bool {
+        self.0 & DOZING != 0
+    }
+
+    /// What the futex compares: the low half, in which each notification is seen.
+    pub fn low(self) -> u32 {
+        self.0 as u32
+    }
+
     /// The router's next value: the same back buffer with `tail` bytes (a multiple of 16).
     #[inline]
     #[must_use]
     pub fn published(self, tail: usize, full: bool, keep_armed: bool) -> Self {
-        let armed = if keep_armed { self.0 & ARMED } else { 0 };
+        let armed = if keep_armed {
+            self.0 & (ARMED | DOZING)
+        } else {
+            0
+        };
         let full = if full { FULL } else { 0 };
         let same = self.0 & (INDEX | PUBLICATION_MASK);
         Self(same | (tail as u64 / 16) << TAIL_SHIFT | full | armed)
@@ -185,6 +205,42 @@ impl ControlWord {
                 Err(actual) => seen = Control(actual),
             }
         }
+    }
+
+    /// Core: says that it is about to sleep on the word, while that is as returned. None: there is
+    /// something to take.
+    pub fn doze(&self) -> Option<Control> {
+        // Relaxed: a first guess; the CAS below validates it.
+        let seen = Control(self.0.load(Ordering::Relaxed));
+        if !seen.is_armed() || seen.tail() > 0 {
+            return None;
+        }
+        let next = Control(seen.0 | DOZING);
+        // SYNC(queue.doze): decides who comes first, this or the publication that clears the armed bit: a
+        // store would set the bit for a router that has notified already. Nothing is read through it.
+        let dozes = self
+            .0
+            .compare_exchange(
+                seen.0,
+                next.0,
+                order("queue.doze", Ordering::Relaxed),
+                Ordering::Relaxed,
+            )
+            .is_ok();
+        dozes.then_some(next)
+    }
+
+    /// Core: no longer sleeps on the word; true when nobody has notified it meanwhile.
+    pub fn rise(&self) -> bool {
+        // Relaxed: the router's CAS finds it or not; in both cases the core looks at the queue next.
+        self.0.fetch_and(!DOZING, Ordering::Relaxed) & DOZING != 0
+    }
+
+    /// The half of the word that a futex can be.
+    #[cfg(not(loom))]
+    pub fn futex(&self) -> *mut u32 {
+        // The low half of a little-endian word comes first.
+        std::ptr::from_ref(self).cast_mut().cast()
     }
 
     /// Either side: the current value.

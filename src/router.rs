@@ -88,8 +88,8 @@ const STREAM: u32 = 1024;
 /// What a pass leaves for the master to do.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// Cores that were armed and got something: write their eventfds.
-    pub wakes: SlotSet,
+    /// Cores that were armed and got something.
+    pub wakes: Wakes,
     /// Cores that wait for room or an answer: bump and wake their event words.
     pub events: SlotSet,
     /// Slots that got or lost an owner: look at the process behind them.
@@ -98,6 +98,33 @@ pub(crate) struct Outcome {
     ///
     /// [`barrier::heavy`]: crate::barrier::heavy
     pub barrier: bool,
+}
+
+/// Cores to notify.
+#[derive(Debug)]
+pub(crate) struct Wakes {
+    /// Write their eventfds.
+    pub others: SlotSet,
+    /// Wake who sleeps on their control words.
+    pub dozers: SlotSet,
+}
+
+impl Wakes {
+    const fn new() -> Self {
+        Self {
+            others: SlotSet::new(),
+            dozers: SlotSet::new(),
+        }
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.others.is_empty() && self.dozers.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.others.len() + self.dozers.len()
+    }
 }
 
 /// Whether a lane is biased towards its sender, see `lane`.
@@ -284,7 +311,7 @@ impl Router {
             #[cfg(debug_assertions)]
             sabotage: Sabotage::default(),
             outcome: Outcome {
-                wakes: SlotSet::new(),
+                wakes: Wakes::new(),
                 events: SlotSet::new(),
                 owners: SlotSet::new(),
                 barrier: false,
@@ -350,9 +377,13 @@ impl Router {
         counter.store(self.stats.assisted, Ordering::Relaxed);
     }
 
-    /// A core's eventfd must be written.
-    fn wake(&mut self, slot: usize) {
-        self.outcome.wakes.insert(slot);
+    /// A core must be notified.
+    fn wake(&mut self, slot: usize, dozes: bool) {
+        if dozes {
+            self.outcome.wakes.dozers.insert(slot);
+        } else {
+            self.outcome.wakes.others.insert(slot);
+        }
         self.stats.wakes += 1;
     }
 

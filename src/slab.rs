@@ -44,6 +44,30 @@ use crate::sync::{AtomicU64, Ordering, order};
 #[derive(Debug)]
 pub(crate) struct Return(AtomicU64);
 
+/// How far a slab has ever been used, granules: of what lies beyond, nothing need be said or asked.
+#[repr(transparent)]
+#[derive(Debug)]
+pub(crate) struct Reach(AtomicU64);
+
+impl Reach {
+    /// It is at least that much, if it is more than before.
+    #[inline]
+    pub fn raise(&self, granules: usize) {
+        // Relaxed, twice: the router's own, but for a successor, which sees what comes before a commit,
+        // and the slot's next owner, which sees what comes before the slot was freed.
+        if granules as u64 > self.0.load(Ordering::Relaxed) {
+            self.0.store(granules as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// At most `granules`.
+    pub fn load(&self, granules: usize) -> usize {
+        // Relaxed: as above.
+        let reach = self.0.load(Ordering::Relaxed);
+        usize::try_from(reach).map_or(granules, |reach| reach.min(granules))
+    }
+}
+
 /// A core that has gone had placed it, and it is still pinned. No position: those are multiples of 16.
 const KEPT: u64 = u64::MAX;
 

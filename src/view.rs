@@ -15,7 +15,7 @@ use crate::ledger::{Account, LedgerHead};
 use crate::queue::ControlWord;
 use crate::region::{Keep, OsError, Part, Region, Shared};
 use crate::shared::{MAGIC, Mailbox, RegionHeader, SlotWord, VERSION};
-use crate::slab::{Return, Returns};
+use crate::slab::Returns;
 use crate::subscriptions::Rows;
 use crate::sync::Ordering;
 use crate::ticket::{self, Floor, Tickets};
@@ -302,9 +302,12 @@ impl View {
     pub fn returns(&self, slot: usize) -> Returns {
         assert!(slot < self.layout.slots);
         let granules = self.layout.slab_len / GRANULE;
-        let offset = self.layout.returns + slot * granules * size_of::<Return>();
+        let offset = self.layout.returns + slot * Returns::bytes(granules);
         // SAFETY: the layout has so many words for each slot there.
-        unsafe { Returns::new(self.region.words(offset), granules) }
+        unsafe {
+            let first = self.region.words(offset + Returns::bytes(0));
+            Returns::new(self.region.words(offset), first, granules)
+        }
     }
 
     /// The word of a slot that the layout has at `offset`, which is one of its own functions.

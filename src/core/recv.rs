@@ -1,13 +1,11 @@
 //! Receiving.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::wait::LOOK;
 use super::{Core, Message, Sender, ring};
 use crate::directory::ChannelId;
 use crate::error::RecvError;
-use crate::notify;
 use crate::queue::{Front, Raw, Received};
 use crate::record::{Header, full_ticket};
 
@@ -147,33 +145,42 @@ impl Core {
         Ok(raw)
     }
 
-    /// [`Self::recv`], waiting up to `timeout`. It reads the descriptor itself: do not combine it
-    /// with an event loop on the same core.
+    /// [`Self::recv`], waiting up to `timeout`. It sleeps on a word in shared memory: one system call, and
+    /// the descriptor is left alone.
     ///
     /// # Errors
     /// As for [`Self::recv`].
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message<'_>>, RecvError> {
         self.check()?;
-        let start = Instant::now();
-        let mut next = self.next()?;
-        while next.is_none() {
-            let left = timeout.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                break;
-            }
-            if notify::wait_readable(self.as_fd(), left.min(LOOK)) {
-                // What is notified before this reset has been published before it, so the look that
-                // follows finds it. (An old notification costs one turn.)
-                notify::drain(self.as_fd());
-            } else if !self.master_is_alive() {
-                return Err(RecvError::MasterGone);
-            }
-            next = self.next()?;
-        }
-        let Some(raw) = next else { return Ok(None) };
+        let raw = match self.next()? {
+            Some(raw) => raw,
+            None => match self.doze(timeout)? {
+                Some(raw) => raw,
+                None => return Ok(None),
+            },
+        };
         self.note(raw.header);
         // SAFETY: as in `recv`.
         Ok(Some(unsafe { self.origin.message(raw, self.seen_ticket) }))
+    }
+
+    /// The next message, which may still be to come, within `timeout`.
+    fn doze(&mut self, timeout: Duration) -> Result<Option<Raw>, RecvError> {
+        if timeout.is_zero() {
+            return Ok(None);
+        }
+        let (start, mut left) = (Instant::now(), timeout);
+        while !left.is_zero() {
+            let was_notified = self.queue.doze(left.min(LOOK));
+            if !was_notified && !self.master_is_alive() {
+                return Err(RecvError::MasterGone);
+            }
+            if let Some(raw) = self.next()? {
+                return Ok(Some(raw));
+            }
+            left = timeout.saturating_sub(start.elapsed());
+        }
+        Ok(None)
     }
 
     /// How long [`Self::recv`], [`Self::recv_many`] and [`Self::recv_timeout`] may wait at an empty

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Control, ControlWord, Flip};
 use crate::arena::Span;
 use crate::linger::{self, Linger};
+use crate::notify;
 use crate::record::{self, Header, Placed, STAMP_BYTES, SyncPayload, flags, kind};
 use crate::region::Shared;
 
@@ -326,6 +327,17 @@ impl QueueReader {
     /// How long to wait for more, at an empty queue that is not armed, before it is armed.
     pub fn set_linger(&mut self, limit: Duration) {
         self.linger = Linger::of(limit, linger::OFTEN);
+    }
+
+    /// Sleeps until something has been published, at most `limit`, at an empty queue that is armed. May
+    /// return early; false when nobody has notified it.
+    pub fn doze(&self, limit: Duration) -> bool {
+        let Some(seen) = self.word.doze() else {
+            return true;
+        };
+        // SAFETY: the word stays mapped as long as the reader.
+        unsafe { notify::futex_wait_at(self.word.futex(), seen.low(), limit) };
+        !self.word.rise()
     }
 
     fn refill(&mut self, on_full: impl Fn()) -> bool {

@@ -62,8 +62,8 @@ struct Content {
 pub(crate) enum Publication {
     /// Done; the core is awake or has no need to be.
     Quiet,
-    /// Done; the core was armed and must be notified.
-    Notify,
+    /// Done; the core was armed and must be notified: by its eventfd, or as one that dozes.
+    Notify { dozes: bool },
     /// The control word changes more often than a correct core can change it: not done.
     Refused,
 }
@@ -321,6 +321,7 @@ impl QueueWriter {
         for _ in 0..TRIES {
             let keep_armed = !self.wants_wake;
             let notify = self.guess.is_armed() && !keep_armed;
+            let dozes = self.guess.is_dozing();
             match self.exchange(self.guess.published(self.tail, self.full, keep_armed)) {
                 Ok(()) => {
                     self.published.add(std::mem::take(&mut self.pending));
@@ -330,7 +331,7 @@ impl QueueWriter {
                         self.settle_after_flip(arena);
                     }
                     return if notify {
-                        Publication::Notify
+                        Publication::Notify { dozes }
                     } else {
                         Publication::Quiet
                     };

@@ -57,7 +57,8 @@ impl Router {
         }
         self.stats.cores += 1;
         // Whatever it sleeps for: the dead master may have been about to wake it.
-        self.wake(slot);
+        self.wake(slot, true);
+        self.wake(slot, false);
         self.outcome.events.insert(slot);
     }
 

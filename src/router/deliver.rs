@@ -8,7 +8,7 @@
 
 use super::stage::longest_record;
 use super::{Flow, Router};
-use crate::arena::{Extent, GRANULE, Span};
+use crate::arena::{Extent, Span};
 use crate::config::{Config, Overflow, Timestamps};
 use crate::directory::ChannelId;
 use crate::lane::{LaneRecord, Violation};
@@ -141,7 +141,9 @@ impl Router {
         };
         if flow != Flow::Blocked {
             // Also if nobody hears it.
-            self.lent.insert(slot, placed.span().offset / GRANULE);
+            let piece = placed.span().extent();
+            self.lent.insert(slot, piece.first as usize);
+            self.view.returns(slot).reaches(piece.end() as usize);
         }
         Ok(flow)
     }

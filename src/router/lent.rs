@@ -1,6 +1,8 @@
 //! What senders have placed in their slabs and the router has routed, until it has come back; see
 //! [`crate::slab`].
 
+use std::ops::Range;
+
 use super::{Router, SlotSet, Standing};
 use crate::arena::{Arena, GRANULE, Span};
 use crate::layout::Layout;
@@ -64,9 +66,9 @@ impl Lent {
         arena.is_pinned(self.before + slot * self.granules + granule)
     }
 
-    /// Everything of the slot that is pinned is out.
-    pub fn look(&mut self, slot: usize, arena: &Arena) {
-        for granule in 0..self.granules {
+    /// Everything of the slot that is pinned is out; it is among what has been `used`.
+    pub fn look(&mut self, slot: usize, used: Range<usize>, arena: &Arena) {
+        for granule in used {
             if self.is_pinned(slot, granule, arena) {
                 self.insert(slot, granule);
             }
@@ -121,9 +123,9 @@ impl Router {
         if !self.lent.has(slot) {
             return;
         }
-        self.lent.look(slot, &self.arena);
-        self.give_slab_back(slot);
         let returns = self.view.returns(slot);
+        self.lent.look(slot, returns.used(), &self.arena);
+        self.give_slab_back(slot);
         self.lent
             .for_each(slot, |granule| returns.of(granule).keep());
     }
@@ -131,12 +133,9 @@ impl Router {
     /// After a predecessor, whose notes are lost: what is pinned is out, and all else has come back.
     pub(super) fn adopt_slab(&mut self, slot: usize) {
         let (returns, position) = (self.view.returns(slot), self.lanes[slot].recorded);
-        if position == 0 {
-            return; // never used
-        }
-        self.lent.look(slot, &self.arena);
+        self.lent.look(slot, returns.used(), &self.arena);
         let is_free = self.lanes[slot].standing == Standing::Free;
-        for granule in 0..returns.len() {
+        for granule in returns.used() {
             if !self.lent.is_pinned(slot, granule, &self.arena) {
                 returns.of(granule).store(position);
             } else if is_free {

@@ -157,7 +157,7 @@ impl Router {
         self.dirty.insert(slot);
         if notify {
             // Armed or not: a loop that joins before it first receives waits for the descriptor.
-            self.outcome.wakes.insert(slot);
+            self.outcome.wakes.others.insert(slot);
         }
     }
 }

@@ -81,7 +81,7 @@ impl Router {
             from = slot + 1;
             match self.queues[slot].publish(&mut self.arena) {
                 Publication::Quiet => {}
-                Publication::Notify => self.wake(slot),
+                Publication::Notify { dozes } => self.wake(slot, dozes),
                 Publication::Refused => {
                     self.dirty.remove(slot);
                     self.quarantine(slot);

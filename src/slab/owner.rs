@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 
 use bitvec::prelude::{BitBox, Lsb0};
 
-use super::Return;
+use super::{Reach, Return};
 use crate::arena::{Extent, first_fit};
 use crate::region::Shared;
 
 /// What the router has said of the granules of one slab.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Returns {
+    reach: Shared<Reach>,
     first: Shared<Return>,
     count: usize,
 }
@@ -18,8 +19,28 @@ pub(crate) struct Returns {
 impl Returns {
     /// # Safety
     /// There are `count` of them from `first` on.
-    pub unsafe fn new(first: Shared<Return>, count: usize) -> Self {
-        Self { first, count }
+    pub unsafe fn new(reach: Shared<Reach>, first: Shared<Return>, count: usize) -> Self {
+        Self {
+            reach,
+            first,
+            count,
+        }
+    }
+
+    /// Bytes that they take in the region, with what is in front of them.
+    pub const fn bytes(granules: usize) -> usize {
+        size_of::<Reach>() + granules * size_of::<Return>()
+    }
+
+    /// Router: has found something placed up to granule `end`.
+    #[inline]
+    pub fn reaches(self, end: usize) {
+        self.reach.raise(end);
+    }
+
+    /// Granules that have ever been used.
+    pub fn used(self) -> std::ops::Range<usize> {
+        0..self.reach.load(self.count)
     }
 
     /// How many granules.
@@ -145,7 +166,7 @@ impl Slab {
     /// What the last owner has placed is out until it has come back.
     #[cold]
     fn open(&mut self, position: u64) {
-        for granule in 0..self.returns.len() {
+        for granule in self.returns.used() {
             if self.returns.of(granule).is_kept() {
                 let piece = Extent {
                     first: granule as u32,

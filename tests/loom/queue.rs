@@ -14,6 +14,8 @@ const CAPACITY: usize = 4;
 const SIZE: usize = 16;
 /// The armed bit, for a core that sets it the wrong way.
 const ARMED: u64 = 2;
+/// The dozing bit, likewise.
+const DOZING: u64 = 8;
 
 pub struct Queue {
     pub word: ControlWord,
@@ -21,6 +23,8 @@ pub struct Queue {
     buffers: [[Plain<u32>; CAPACITY]; 2],
     /// Notifications that the core has not taken.
     eventfd: AtomicU64,
+    /// The kernel's side of the futex: a core sleeps there.
+    asleep: loom::sync::Mutex<bool>,
 }
 
 impl Queue {
@@ -29,6 +33,7 @@ impl Queue {
             word: ControlWord::new(),
             buffers: Default::default(),
             eventfd: AtomicU64::new(0),
+            asleep: loom::sync::Mutex::new(false),
         }
     }
 }
@@ -73,8 +78,12 @@ impl Writer {
 
     fn published_as(&mut self, queue: &Queue, next: Control) {
         if self.guess.is_armed() && !next.is_armed() {
-            // Release: a system call orders at least as much.
-            queue.eventfd.fetch_add(1, Ordering::Release);
+            if self.guess.is_dozing() {
+                *queue.asleep.lock().expect("no panic") = false;
+            } else {
+                // Release: a system call orders at least as much.
+                queue.eventfd.fetch_add(1, Ordering::Release);
+            }
         }
         self.guess = next;
         self.number += 1;
@@ -160,6 +169,90 @@ impl Reader {
             }
         }
     }
+}
+
+/// How a core that dozes goes about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doze {
+    AsItIs,
+    /// Sleeps without asking whether the word is still the same.
+    Blindly,
+    /// Says that it dozes by a store.
+    ByStore,
+}
+
+impl Reader {
+    /// Receives, until there is nothing and it sleeps.
+    fn doze(&mut self, queue: &Queue, how: Doze) {
+        loop {
+            self.drain(queue);
+            let seen = match how {
+                Doze::ByStore => {
+                    let seen = queue.word.load();
+                    store(&queue.word, u64::from(seen.low()) | DOZING);
+                    Some(queue.word.load())
+                }
+                _ => queue.word.doze(),
+            };
+            let Some(seen) = seen else { continue };
+            // The kernel compares and puts to sleep, as one step for who wakes.
+            let mut asleep = queue.asleep.lock().expect("no panic");
+            *asleep = how == Doze::Blindly || queue.word.load().low() == seen.low();
+            if *asleep {
+                return;
+            }
+            drop(asleep);
+            let _unnoticed = queue.word.rise();
+        }
+    }
+}
+
+/// **Claim: a core that dozes is not left asleep with something unread, and one whose time is up finds
+/// what has come.**
+fn router_and_dozer(how: Doze, silent: bool) -> impl Fn() + Send + Sync {
+    move || {
+        let queue = Arc::new(Queue::new());
+        let core = thread::spawn({
+            let queue = queue.clone();
+            move || {
+                let mut reader = Reader::new(false);
+                reader.doze(&queue, how);
+                reader
+            }
+        });
+        let mut writer = Writer::new();
+        for batch in [&[1][..], &[2]] {
+            batch.iter().for_each(|&body| writer.append(&queue, body));
+            writer.publish(&queue, !silent || batch != [1]);
+        }
+        let mut reader = core.join().expect("no panic");
+        let asleep = *queue.asleep.lock().expect("no panic");
+        let unread = queue.word.load().tail() > 0;
+        assert!(!(asleep && unread), "lost wake-up");
+        let _unnoticed = queue.word.rise();
+        assert!(!queue.word.load().is_dozing());
+        reader.drain(&queue);
+        assert_eq!(reader.received, [1, 2], "lost, doubled or disordered");
+    }
+}
+
+#[test]
+fn a_core_that_dozes_is_woken() {
+    for silent in [false, true] {
+        holds("doze", AS_IT_IS, router_and_dozer(Doze::AsItIs, silent));
+    }
+}
+
+#[test]
+fn a_core_that_falls_asleep_without_comparing_is_not_woken() {
+    let model = router_and_dozer(Doze::Blindly, false);
+    fails("doze, blindly", AS_IT_IS, "lost wake-up", model);
+}
+
+#[test]
+fn a_core_that_says_so_by_a_store_loses_messages() {
+    let model = router_and_dozer(Doze::ByStore, false);
+    fails("doze by store", AS_IT_IS, "lost wake-up", model);
 }
 
 /// Writes the word as no correct end does.
