@@ -34,8 +34,8 @@ pub unsafe extern "C" fn channel_recv(
 }
 
 /// Like channel_recv, but waits up to `timeout_ms` for a message; -1 waits as long
-/// as it takes. For threads without an event loop: it waits on channel_fd, which
-/// nothing else may then do at the same time.
+/// as it takes. For threads without an event loop: it sleeps on shared memory, with one
+/// system call, and leaves channel_fd alone.
 ///
 /// As channel_recv, but blocks as `timeout_ms` says. Errors: as channel_recv.
 #[unsafe(no_mangle)]

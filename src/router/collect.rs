@@ -23,8 +23,10 @@ impl Router {
             self.extend_all();
             return None;
         }
-        if self.is_sole_pass() && self.collect_sole() {
-            return None;
+        if let Some(slot) = self.sole_lane() {
+            if self.collect_sole(slot) {
+                return None;
+            }
         }
         if self.active.is_empty() {
             return None;
@@ -39,14 +41,12 @@ impl Router {
         Some(cut)
     }
 
-    /// True when one lane is active. Now and then a cut is due all the same, lest the floor fall
-    /// too far behind the counter.
-    fn is_sole_pass(&mut self) -> bool {
-        if self.active.len() != 1 || !self.may_do_without_cut() {
-            return false;
-        }
+    /// The active lane, if there is one alone. Now and then a cut is due all the same, lest the floor
+    /// fall too far behind the counter.
+    fn sole_lane(&mut self) -> Option<usize> {
+        let slot = self.active.only().filter(|_| self.may_do_without_cut())?;
         self.sole_passes = self.sole_passes.wrapping_add(1);
-        self.sole_passes % SOLE_PASSES != 0
+        (self.sole_passes % SOLE_PASSES != 0).then_some(slot)
     }
 
     /// Draws the ticket of a cut.
@@ -62,10 +62,7 @@ impl Router {
 
     /// Tries to take the only active lane's tail without a cut: tail first, then the doorbell. If
     /// nothing else is rung, whatever was published before those records is in this lane too.
-    fn collect_sole(&mut self) -> bool {
-        let Some(slot) = self.active.next(0) else {
-            return false;
-        };
+    fn collect_sole(&mut self, slot: usize) -> bool {
         let tail = self.lanes[slot].word.read().tail();
         if self.bells.is_rung() {
             return false;

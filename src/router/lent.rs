@@ -42,8 +42,9 @@ impl Lent {
     }
 
     /// True when something of the slot's slab is out.
+    #[inline]
     pub fn has(&self, slot: usize) -> bool {
-        self.slots.next(slot) == Some(slot)
+        self.slots.has(slot)
     }
 
     /// What the owner of `slot` has placed, from the arena's start; None if that is not in its slab.

@@ -12,7 +12,6 @@ pub(crate) const MAX_SLOTS: usize = WORDS * 64;
 pub(crate) struct SlotSet {
     /// Bit `i`: word `i` is not zero.
     summary: u64,
-    len: usize,
     words: [u64; WORDS],
 }
 
@@ -20,27 +19,38 @@ impl SlotSet {
     pub const fn new() -> Self {
         Self {
             summary: 0,
-            len: 0,
             words: [0; WORDS],
         }
     }
 
     #[inline]
     pub fn insert(&mut self, slot: usize) {
-        let (word, bit) = (slot / 64, 1 << (slot % 64));
-        self.len += usize::from(self.words[word] & bit == 0);
-        self.words[word] |= bit;
+        let word = slot / 64;
+        self.words[word] |= 1 << (slot % 64);
         self.summary |= 1 << word;
     }
 
     #[inline]
     pub fn remove(&mut self, slot: usize) {
-        let (word, bit) = (slot / 64, 1 << (slot % 64));
-        self.len -= usize::from(self.words[word] & bit != 0);
-        self.words[word] &= !bit;
+        let word = slot / 64;
+        self.words[word] &= !(1 << (slot % 64));
         if self.words[word] == 0 {
             self.summary &= !(1 << word);
         }
+    }
+
+    #[inline]
+    pub fn has(&self, slot: usize) -> bool {
+        self.words[slot / 64] >> (slot % 64) & 1 == 1
+    }
+
+    /// The slot, if it is the only one.
+    #[inline]
+    pub fn only(&self) -> Option<usize> {
+        let word = self.summary.trailing_zeros() as usize;
+        let bits = *self.words.get(word)?; // not if the set is empty
+        let is_one = self.summary & (self.summary - 1) == 0 && bits & bits.wrapping_sub(1) == 0;
+        is_one.then(|| word * 64 + bits.trailing_zeros() as usize)
     }
 
     /// The lowest slot at or above `from`.
@@ -59,9 +69,13 @@ impl SlotSet {
         Some(word * 64 + self.words[word].trailing_zeros() as usize)
     }
 
-    #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        let (mut words, mut len) = (self.summary, 0);
+        while words != 0 {
+            len += self.words[words.trailing_zeros() as usize].count_ones() as usize;
+            words &= words - 1;
+        }
+        len
     }
 
     #[inline]
@@ -70,9 +84,9 @@ impl SlotSet {
     }
 
     /// Calls `each` with every slot and empties the set.
+    #[inline]
     pub fn drain(&mut self, mut each: impl FnMut(usize)) {
         let mut words = std::mem::take(&mut self.summary);
-        self.len = 0;
         while words != 0 {
             let word = words.trailing_zeros() as usize;
             words &= words - 1;
@@ -113,6 +127,9 @@ mod tests {
                 }
             }
             prop_assert_eq!(set.len(), model.len());
+            let only = (model.len() == 1).then(|| model.first().copied());
+            prop_assert_eq!(set.only(), only.flatten());
+            prop_assert!(model.iter().all(|&slot| set.has(slot)));
             let mut walked = Vec::new();
             set.drain(|slot| walked.push(slot));
             prop_assert_eq!(walked, model.into_iter().collect::<Vec<_>>());

@@ -122,8 +122,9 @@ impl Way {
                 "One call of `send_to` per message. The master is a thread of the parent process. \
                  Timestamps per batch, one order for all, `Overflow::Block`. Receivers sleep in \
                  epoll on their descriptor. For the throughput work lanes and queues have 1 MiB, \
-                 with 64 KiB bodies 2 MiB (otherwise the 256 KiB of the defaults), and receivers, \
-                 which do nothing else there, linger for 100 us first (`Core::set_linger`)."
+                 with 64 KiB bodies 2 MiB and slabs of 8 MiB (otherwise the 256 KiB and 2 MiB of \
+                 the defaults), and receivers, which do nothing else there, linger for 100 us \
+                 first (`Core::set_linger`)."
             }
             Way::CorecastMany => "The same with `send_many_to` of 64 bodies.",
             Way::CorecastPerSender => "The same as `corecast` with `Order::PerSender`.",

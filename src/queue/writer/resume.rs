@@ -32,7 +32,6 @@
 
 use super::{Content, Control, QueueWriter};
 use crate::arena::Arena;
-use crate::arena::Span;
 use crate::ledger::{Words, pack, unpack};
 use crate::record::{HEADER, Header, Placed, kind};
 
@@ -139,37 +138,26 @@ impl QueueWriter {
             // SAFETY: a header lies before `end`, which is within the buffer; the router alone
             // writes there, and positions are multiples of 16.
             let header = unsafe { Header::read(self.buffers[buffer].add(at)) };
-            let span = self
-                .referred(buffer, at, end)
-                .filter(|&span| arena.contains(span));
+            let (span, own) = match header.kind() {
+                kind::REFERENCE => (header.span(), HEADER),
+                kind::PLACED if header.len() == Placed::BYTES && at + 2 * HEADER <= end => {
+                    // SAFETY: as above, the payload too.
+                    let placed = unsafe { Placed::read(self.buffers[buffer].add(at + HEADER)) };
+                    (placed.span(), Placed::BYTES)
+                }
+                _ => {
+                    at = at.saturating_add(header.size());
+                    continue;
+                }
+            };
             // One that finds no place any more lies beyond what the core can still read.
-            if let Some(span) = span.filter(|_| !self.pins[buffer].is_full()) {
+            if arena.contains(span) && !self.pins[buffer].is_full() {
                 self.pins[buffer].push(arena, span.extent());
-                more += match header.kind() {
-                    kind::PLACED => span.len.saturating_sub(Placed::BYTES),
-                    _ => span.len.saturating_sub(HEADER),
-                };
+                more += span.len.saturating_sub(own);
             }
             at = at.saturating_add(header.size());
         }
         more
-    }
-
-    /// What the record at `at` refers to, if it does.
-    fn referred(&self, buffer: usize, at: usize, end: usize) -> Option<Span> {
-        // SAFETY: a header lies before `end`, as in `pin_part`; of a record that is whole, the payload too.
-        unsafe {
-            let at_record = self.buffers[buffer].add(at);
-            let header = Header::read(at_record);
-            let is_whole = header.size() <= end - at;
-            match header.kind() {
-                kind::REFERENCE => Some(header.span()),
-                kind::PLACED if is_whole && header.len() == Placed::BYTES => {
-                    Some(Placed::read(at_record.add(HEADER)).span())
-                }
-                _ => None,
-            }
-        }
     }
 
     /// The recorded publication was made, after the core had `flipped` the buffers or before.
