@@ -54,7 +54,7 @@ counters! {
     unheard,
     /// Copies lost at full queues.
     lost,
-    /// Notifications written to the eventfds of cores.
+    /// Notifications of cores.
     wakes,
     /// Routing passes that found something.
     passes,
@@ -76,7 +76,8 @@ counters! {
     quarantined,
     /// Damage found in what workers wrote.
     violations,
-    /// Runs of messages, and large messages, written once for all of their queues: into the arena.
+    /// Runs of messages, and large messages, written once for all of their queues: into the arena, or by
+    /// their sender into its slab.
     shared,
     /// How often the arena was asked for room and had none, so that queues got copies.
     unshared,

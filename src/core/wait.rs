@@ -117,7 +117,10 @@ impl Core {
     #[inline]
     pub(super) fn wait_for_slab(&mut self, len: usize, timeout: Duration) {
         let bytes = len + self.stamp_bytes();
-        if len < self.large || timeout < SLAB_WAIT || self.slab.find(bytes).is_some() {
+        if len < self.large || timeout < SLAB_WAIT || !self.slab.may_hold(bytes) {
+            return;
+        }
+        if self.slab.find(bytes).is_some() {
             return;
         }
         let slab = &mut self.slab;

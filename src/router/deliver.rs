@@ -125,7 +125,6 @@ impl Router {
         if record.header.len() != Placed::BYTES {
             return Err(Violation);
         }
-        foreign(record.payload, Placed::BYTES);
         // SAFETY: the reader checked that the payload is there; each word is loaded once.
         let placed = unsafe { Placed::read(record.payload) };
         let span = self.lent.span(slot, placed).ok_or(Violation)?;

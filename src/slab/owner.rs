@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bitvec::prelude::{BitBox, Lsb0};
 
 use super::{Reach, Return};
-use crate::arena::{Extent, first_fit};
+use crate::arena::{Extent, GRANULE, first_fit};
 use crate::region::Shared;
 
 /// What the router has said of the granules of one slab.
@@ -123,6 +123,11 @@ impl Slab {
             self.collect();
             self.fit(bytes)
         })
+    }
+
+    /// True when there is room for so much once all has come back.
+    pub fn may_hold(&self, bytes: usize) -> bool {
+        bytes <= self.returns.len() * GRANULE
     }
 
     /// Where a piece is.

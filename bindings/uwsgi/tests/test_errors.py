@@ -198,7 +198,7 @@ def every_option_is_in_the_help_and_in_the_readme(flavour, mode):
     made = set(re.findall(r'"(channels[a-z-]*)"', source.read_text()))
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     written = set(re.findall(r"`(channels[a-z-]*)`", readme))
-    assert options == made == written and len(made) == 17, (options, made, written)
+    assert options == made == written and len(made) == 18, (options, made, written)
 
 
 @test(server=False)
