@@ -44,7 +44,9 @@ fn config(first: u8) -> Config {
         channels: 16,
         lane_bytes: 4096,
         queue_bytes: 64 << 10,
-        max_message: 2000,
+        slab_bytes: 16 << 10,
+        // Those of more than 4 KiB go into the slab, as long as there is room.
+        max_message: 5000,
         overflow: [Overflow::default(), Overflow::DropOldest, Overflow::Block]
             [usize::from(first) % 3],
         order: [Order::Total, Order::PerSender][usize::from(first >> 2 & 1)],
@@ -153,7 +155,8 @@ impl Play {
     /// What a master would do with system calls.
     fn take_outcome(&mut self) {
         let outcome = &mut self.router().outcome;
-        outcome.wakes.drain(|_| {});
+        outcome.wakes.dozers.drain(|_| {});
+        outcome.wakes.others.drain(|_| {});
         outcome.events.drain(|_| {});
         outcome.owners.drain(|_| {});
         if outcome.barrier {
@@ -207,13 +210,13 @@ impl Play {
             return;
         };
         let own = format!("room {}", n % 32);
-        let body = [n; 2000];
+        let body = [n; 5000];
         match what {
             1 => drop(core.send(STEADY, &body[..usize::from(n % 32)])),
             2 => drop(core.join_async(&own)),
             3 => drop(core.leave(&own)),
             4 => drop(core.send_many(STEADY, &[&body[..8]; 20][..usize::from(n % 20)])),
-            5 => drop(core.send(STEADY, &body[..usize::from(n) * 7])),
+            5 => drop(core.send(STEADY, &body[..usize::from(n) * 19])),
             _ if n == 0 => drop(core.leave_all()),
             _ if n < 64 => drop(core.join_async(STEADY)),
             _ => drop(core.send(&own, &body[..usize::from(n)])),
