@@ -1,6 +1,7 @@
 //! The play: honest cores on the outer slots, the hostile between two inaccessible ones.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::Reach;
 use super::adversary::{Kind, Part, watched};
@@ -43,10 +44,13 @@ fn config(first: u8) -> Config {
         extra: 0,
         channels: 16,
         lane_bytes: 4096,
-        queue_bytes: 64 << 10,
+        // Room for as many places in a slab as a lane can name: the honest lose nothing by them.
+        queue_bytes: 4 << 20,
         slab_bytes: 16 << 10,
         // Those of more than 4 KiB go into the slab, as long as there is room.
         max_message: 5000,
+        // Nobody answers while a core waits: this thread is the router, too.
+        answer_timeout: Duration::from_millis(1),
         overflow: [Overflow::default(), Overflow::DropOldest, Overflow::Block]
             [usize::from(first) % 3],
         order: [Order::Total, Order::PerSender][usize::from(first >> 2 & 1)],
