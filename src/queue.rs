@@ -24,7 +24,7 @@ mod writer;
 #[cfg(not(loom))]
 pub(crate) use reader::{Front, Place, QueueReader, Raw, Received};
 #[cfg(not(loom))]
-pub(crate) use writer::{OVERHEAD, Publication, QueueWriter, Run};
+pub(crate) use writer::{Appended, OVERHEAD, Publication, QueueWriter, Run};
 
 use crate::sync::{AtomicU64, Ordering, order};
 

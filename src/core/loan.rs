@@ -134,28 +134,20 @@ impl Core {
         self.check_send(len)?;
         let to = to(self)?;
         let (tail, context) = (self.lane.tail(), self.context);
-        let (payload, piece, size) = match to {
+        let bytes = len + self.stamp_bytes();
+        let (payload, piece, in_lane) = match to {
             To::Id(id) if len >= self.large => {
                 let (payload, piece) = self.put_large_header(id, len)?;
-                let in_lane = piece.map_or(len + self.stamp_bytes(), |_| Placed::BYTES);
-                (payload, piece, size_of_record(in_lane))
+                (payload, piece, piece.map_or(bytes, |_| Placed::BYTES))
             }
-            To::Id(id) => {
-                let payload = self.put_header(id, len)?;
-                (payload, None, size_of_record(len + self.stamp_bytes()))
-            }
+            To::Id(id) => (self.put_header(id, len)?, None, bytes),
             To::Name(name) => {
                 let prefix = round_up(1 + name.len());
-                let payload = self.put_named_header(name, len)?;
-                (
-                    payload,
-                    None,
-                    size_of_record(prefix + len + self.stamp_bytes()),
-                )
+                (self.put_named_header(name, len)?, None, prefix + bytes)
             }
         };
         Ok(RawLoan {
-            header: self.lane.before_tail(size),
+            header: self.lane.before_tail(size_of_record(in_lane)),
             payload,
             body: payload.wrapping_add(self.stamp_bytes()),
             len,

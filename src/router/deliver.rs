@@ -8,11 +8,11 @@
 
 use super::stage::longest_record;
 use super::{Flow, Router};
-use crate::arena::{Extent, Span};
+use crate::arena::{Arena, Extent, Span};
 use crate::config::{Config, Overflow, Timestamps};
 use crate::directory::ChannelId;
 use crate::lane::{LaneRecord, Violation};
-use crate::queue::Run;
+use crate::queue::{Appended, QueueWriter, Run};
 use crate::record::{self, Header, Pack, Placed, STAMP_BYTES, flags, full_ticket, kind, round_up};
 use crate::sync::foreign;
 
@@ -288,15 +288,9 @@ impl Router {
         }
         let when = (self.stamp(), self.view.config.overflow);
         let payload = self.view.referable().0.wrapping_add(span.offset);
-        let rows = *self.subscriptions.rows();
-        let mut queues = 0;
-        rows.for_each(channel, |slot| {
-            let queue = &mut self.queues[slot];
-            let appended = queue.append_placed((header, payload), span, when, &mut self.arena);
-            self.stats.deliveries += u64::from(appended.taken);
-            self.stats.lost += u64::from(appended.lost);
-            self.dirty.insert(slot);
-            queues += 1;
+        let queues = self.subscriptions.rows().count(channel);
+        self.append_each(channel, |queue, arena| {
+            queue.append_placed((header, payload), span, when, arena)
         });
         self.stats.shared += 1;
         self.account(1, queues > 0, bytes);
@@ -323,13 +317,8 @@ impl Router {
 
     fn copy_large(&mut self, header: Header, payload: *const u8) {
         let when = (self.stamp(), self.view.config.overflow);
-        let rows = *self.subscriptions.rows();
-        rows.for_each(header.channel(), |slot| {
-            let queue = &mut self.queues[slot];
-            let appended = queue.append_apart((header, payload), when, &mut self.arena);
-            self.stats.deliveries += u64::from(appended.taken);
-            self.stats.lost += u64::from(appended.lost);
-            self.dirty.insert(slot);
+        self.append_each(header.channel(), |queue, arena| {
+            queue.append_apart((header, payload), when, arena)
         });
     }
 
@@ -377,9 +366,19 @@ impl Router {
     /// Appends a run to all queues of a channel.
     #[inline]
     fn append(&mut self, channel: u32, run: &Run) {
+        self.append_each(channel, |queue, arena| queue.append(run, arena));
+    }
+
+    /// Appends something to each queue of a channel.
+    #[inline]
+    fn append_each(
+        &mut self,
+        channel: u32,
+        append: impl Fn(&mut QueueWriter, &mut Arena) -> Appended,
+    ) {
         let rows = *self.subscriptions.rows();
         rows.for_each(channel, |slot| {
-            let appended = self.queues[slot].append(run, &mut self.arena);
+            let appended = append(&mut self.queues[slot], &mut self.arena);
             self.stats.deliveries += u64::from(appended.taken);
             self.stats.lost += u64::from(appended.lost);
             self.dirty.insert(slot);

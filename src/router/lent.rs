@@ -1,8 +1,6 @@
 //! What senders have placed in their slabs and the router has routed, until it has come back; see
 //! [`crate::slab`].
 
-use std::ops::Range;
-
 use super::{Router, SlotSet, Standing};
 use crate::arena::{Arena, GRANULE, Span};
 use crate::layout::Layout;
@@ -67,15 +65,6 @@ impl Lent {
         arena.is_pinned(self.before + slot * self.granules + granule)
     }
 
-    /// Everything of the slot that is pinned is out; it is among what has been `used`.
-    pub fn look(&mut self, slot: usize, used: Range<usize>, arena: &Arena) {
-        for granule in used {
-            if self.is_pinned(slot, granule, arena) {
-                self.insert(slot, granule);
-            }
-        }
-    }
-
     /// Calls `each` with what of the slot is out and no longer pinned, and forgets it.
     pub fn take_back(&mut self, slot: usize, arena: &Arena, mut each: impl FnMut(usize)) {
         let mut is_left = false;
@@ -96,17 +85,6 @@ impl Lent {
             self.slots.remove(slot);
         }
     }
-
-    /// Calls `each` with what of the slot is out.
-    fn for_each(&self, slot: usize, mut each: impl FnMut(usize)) {
-        for word in 0..self.words {
-            let mut bits = self.bits[slot * self.words + word];
-            while bits != 0 {
-                each(word * 64 + bits.trailing_zeros() as usize);
-                bits &= bits - 1;
-            }
-        }
-    }
 }
 
 impl Router {
@@ -121,26 +99,29 @@ impl Router {
 
     /// The slot is about to be freed: what of its slab is still referred to is not the next owner's.
     pub(super) fn keep_slab(&mut self, slot: usize) {
-        if !self.lent.has(slot) {
-            return;
+        if self.lent.has(slot) {
+            self.give_slab_back(slot);
+            self.look_at_slab(slot, true);
         }
-        let returns = self.view.returns(slot);
-        self.lent.look(slot, returns.used(), &self.arena);
-        self.give_slab_back(slot);
-        self.lent
-            .for_each(slot, |granule| returns.of(granule).keep());
     }
 
-    /// After a predecessor, whose notes are lost: what is pinned is out, and all else has come back.
+    /// After a predecessor, whose notes are lost. It may have been about to free the slot.
     pub(super) fn adopt_slab(&mut self, slot: usize) {
+        self.look_at_slab(slot, self.lanes[slot].standing == Standing::Free);
+    }
+
+    /// What of a slab is pinned is out, and is not the next owner's if the slot is `freed`; all else that
+    /// was ever used has come back.
+    fn look_at_slab(&mut self, slot: usize, freed: bool) {
         let (returns, position) = (self.view.returns(slot), self.lanes[slot].recorded);
-        self.lent.look(slot, returns.used(), &self.arena);
-        let is_free = self.lanes[slot].standing == Standing::Free;
         for granule in returns.used() {
             if !self.lent.is_pinned(slot, granule, &self.arena) {
                 returns.of(granule).store(position);
-            } else if is_free {
-                returns.of(granule).keep(); // the predecessor may have been about to
+                continue;
+            }
+            self.lent.insert(slot, granule);
+            if freed {
+                returns.of(granule).keep();
             }
         }
     }

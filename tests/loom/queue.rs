@@ -60,6 +60,16 @@ impl Writer {
         }
     }
 
+    /// One that has published these batches; message 1 for no wake-up if it is `silent`.
+    fn publishing(queue: &Queue, batches: &[&[u32]], silent: bool) -> Self {
+        let mut writer = Self::new();
+        for &batch in batches {
+            batch.iter().for_each(|&body| writer.append(queue, body));
+            writer.publish(queue, !silent || batch != [1]);
+        }
+        writer
+    }
+
     pub fn append(&mut self, queue: &Queue, body: u32) {
         queue.buffers[self.guess.index()][self.tail].set(body);
         self.tail += 1;
@@ -220,11 +230,7 @@ fn router_and_dozer(how: Doze, silent: bool) -> impl Fn() + Send + Sync {
                 reader
             }
         });
-        let mut writer = Writer::new();
-        for batch in [&[1][..], &[2]] {
-            batch.iter().for_each(|&body| writer.append(&queue, body));
-            writer.publish(&queue, !silent || batch != [1]);
-        }
+        let _writer = Writer::publishing(&queue, &[&[1], &[2]], silent);
         let mut reader = core.join().expect("no panic");
         let asleep = *queue.asleep.lock().expect("no panic");
         let unread = queue.word.load().tail() > 0;
@@ -280,11 +286,7 @@ fn router_and_core(arms_by_store: bool, silent: bool) -> impl Fn() + Send + Sync
                 reader
             }
         });
-        let mut writer = Writer::new();
-        for batch in [&[1][..], &[2, 3], &[4]] {
-            batch.iter().for_each(|&body| writer.append(&queue, body));
-            writer.publish(&queue, !silent || batch != [1]);
-        }
+        let writer = Writer::publishing(&queue, &[&[1], &[2, 3], &[4]], silent);
         let mut reader = core.join().expect("no panic");
         assert!(
             writer.moves <= reader.flips,
