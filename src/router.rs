@@ -534,7 +534,7 @@ impl Router {
     /// Routes one record and steps over it, unless a queue is in the way.
     #[inline]
     fn dispatch(&mut self, slot: usize, record: LaneRecord) -> Result<Flow, Violation> {
-        let size = record.header.size();
+        let (size, head) = (record.header.size(), self.lanes[slot].reader.head());
         let flow = match record.header.kind() {
             kind::MESSAGE | kind::PACK => self.message(slot, record)?,
             kind::NAMED => self.named(slot, record)?,
@@ -543,6 +543,10 @@ impl Router {
         };
         if flow == Flow::Blocked {
             return Ok(flow);
+        }
+        if self.lanes[slot].reader.head() != head {
+            // Publishing on the way has found its queue damaged, and given up what is in its lane.
+            return Ok(Flow::Done);
         }
         self.lanes[slot].advance(size, record.header.messages());
         // Again: there may have been a transaction since, and this step belongs to the next.
