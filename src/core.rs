@@ -112,6 +112,7 @@ pub struct Core {
     turns: turns::Turns,
     /// The channel of the last CONTEXT record in the lane.
     context: Option<ChannelId>,
+    last: send::Last,
     max_message: usize,
     /// Where large messages are written: of `large` bytes and more.
     slab: Slab,

@@ -46,6 +46,9 @@ pub(crate) struct LaneWriter {
     tail: u64,
     /// The router's head when we last looked; never beyond it.
     head: u64,
+    /// Up to here bytes can be claimed one behind the other: within the window, and free when we last
+    /// looked at the head. Behind the tail where that is beyond the window.
+    limit: u64,
 }
 
 #[cfg(not(loom))]
@@ -57,13 +60,16 @@ impl LaneWriter {
     /// process writes it while this writer exists (the slot word makes this core its owner).
     pub unsafe fn new(ring: *mut u8, capacity: usize, window: usize, tail: u64) -> Self {
         debug_assert!(capacity.is_power_of_two() && window <= capacity);
-        Self {
+        let mut new = Self {
             ring,
             capacity,
             window,
             tail,
             head: tail,
-        }
+            limit: tail,
+        };
+        new.set_limit();
+        new
     }
 
     /// The position behind the last claimed record.
@@ -76,24 +82,40 @@ impl LaneWriter {
     /// claimed becomes visible with the next `publish` of [`Self::tail`].
     #[inline]
     pub fn claim(&mut self, size: usize, head: &AtomicU64) -> Option<*mut u8> {
-        let (start, room) = self.straight();
-        if size <= room {
-            self.took(size);
-            prefetch_write(start.wrapping_add(AHEAD));
-            return Some(start);
+        match self.claim_straight(size) {
+            None => self.claim_slowly(size, head),
+            claimed => claimed,
         }
-        self.claim_slowly(size, head)
+    }
+
+    /// The same where neither padding nor a look at the head is needed.
+    #[inline]
+    pub fn claim_straight(&mut self, size: usize) -> Option<*mut u8> {
+        let (start, room) = self.straight();
+        if (size as i64) > room {
+            return None;
+        }
+        self.took(size);
+        prefetch_write(start.wrapping_add(AHEAD));
+        Some(start)
     }
 
     /// Where the next record goes, and how many bytes can be claimed there by [`Self::took`]
-    /// alone: within the window, and free when we last looked at the head.
+    /// alone: within the window, and free when we last looked at the head. Not positive: none.
     #[inline]
-    pub fn straight(&self) -> (*mut u8, usize) {
+    pub fn straight(&self) -> (*mut u8, i64) {
         let offset = self.tail as usize & (self.capacity - 1);
-        let free = self.capacity - self.tail.wrapping_sub(self.head) as usize;
-        // Beyond the window lies what was too large for it.
-        let room = self.window.saturating_sub(offset).min(free);
+        let room = self.limit.wrapping_sub(self.tail) as i64;
         (self.ring.wrapping_add(offset), room)
+    }
+
+    /// After the head has moved, or the tail other than by [`Self::took`].
+    fn set_limit(&mut self) {
+        let offset = self.tail & (self.capacity as u64 - 1);
+        let free = self.capacity as u64 - self.tail.wrapping_sub(self.head);
+        // Beyond the window lies what was too large for it.
+        let room = (self.window as i64 - offset as i64).min(free as i64);
+        self.limit = self.tail.wrapping_add(room as u64);
     }
 
     /// Claims the first `bytes` of what [`Self::straight`] gave.
@@ -111,6 +133,7 @@ impl LaneWriter {
     /// Gives back what has been claimed, and not been published, since the tail was `tail`.
     pub fn give_back(&mut self, tail: u64) {
         self.tail = tail;
+        self.set_limit();
     }
 
     #[inline(never)]
@@ -118,6 +141,7 @@ impl LaneWriter {
         let offset = self.tail as usize & (self.capacity - 1);
         let skip = self.skip(offset, size);
         if !self.has_room(skip + size, head) {
+            self.set_limit();
             return None;
         }
         if skip > 0 {
@@ -127,6 +151,7 @@ impl LaneWriter {
             unsafe { pad.write(self.ring.add(offset)) };
         }
         self.took(skip + size);
+        self.set_limit();
         let start = if skip > 0 { 0 } else { offset };
         // SAFETY: skip() made start + size <= capacity.
         Some(unsafe { self.ring.add(start) })

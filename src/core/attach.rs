@@ -144,6 +144,7 @@ impl Core {
             last_ticket: LastTicket::default(),
             turns: super::turns::Turns::default(),
             context: None,
+            last: super::send::Last::NONE,
             max_message: config.max_message,
             slab,
             slab_linger: Linger::of(SLAB_WAIT, linger::OFTEN),

@@ -174,7 +174,7 @@ impl Core {
 
     fn drop_loan(&mut self, raw: RawLoan) {
         self.lane.give_back(raw.tail);
-        self.context = raw.context;
+        self.set_context(raw.context);
     }
 }
 

@@ -42,6 +42,27 @@ impl NameCache {
     }
 }
 
+/// The last message sent, for one that is like it: what most messages are.
+#[derive(Clone, Copy)]
+pub(super) struct Last {
+    id: ChannelId,
+    /// Bytes of the body; none is as long where there is no such message.
+    len: usize,
+    /// Of a message to the lane's context, with the ticket drawn last.
+    header: Header,
+}
+
+impl Last {
+    pub const NONE: Self = Self {
+        id: ChannelId {
+            index: 0,
+            generation: 0,
+        },
+        len: usize::MAX,
+        header: Header { w0: 0, w1: 0 },
+    };
+}
+
 /// Where a message goes.
 #[derive(Clone, Copy)]
 pub(super) enum To<'a> {
@@ -353,6 +374,7 @@ impl Core {
         bodies: &[B],
     ) -> (usize, usize) {
         let (start, room) = self.lane.straight();
+        let room = usize::try_from(room).unwrap_or(0);
         let (start, room) = (start.wrapping_add(used), room - used);
         let first = bodies[0].as_ref();
         let len = first.len() + self.stamp_bytes();
@@ -390,7 +412,10 @@ impl Core {
     #[inline(always)]
     fn put(&mut self, to: To<'_>, body: &[u8]) -> Result<(), SendError> {
         let at = match to {
-            To::Id(id) => self.put_header(id, body.len())?,
+            To::Id(id) => match self.put_last_header(id, body.len()) {
+                Some(at) => at,
+                None => self.put_first_header(id, body.len())?,
+            },
             To::Name(name) => self.put_named_header(name, body.len())?,
         };
         // SAFETY: the header's claim covers stamp and body; `body` is the caller's own memory.
@@ -444,6 +469,32 @@ impl Core {
         Ok((self.slab.at(piece), Some(piece)))
     }
 
+    /// [`Self::put_header`] for a message to the same channel and of the same length as the last one, if the
+    /// lane has room for it right there.
+    #[inline(always)]
+    fn put_last_header(&mut self, id: ChannelId, len: usize) -> Option<*mut u8> {
+        if self.last.id != id || self.last.len != len {
+            return None;
+        }
+        self.ticket();
+        let at = self.lane.claim_straight(self.last.header.size())?;
+        // SAFETY: claimed, the header included.
+        unsafe {
+            self.last.header.write(at);
+            Some(at.add(HEADER))
+        }
+    }
+
+    /// [`Self::put_header`], which the next message can be like.
+    #[inline(never)]
+    fn put_first_header(&mut self, id: ChannelId, len: usize) -> Result<*mut u8, SendError> {
+        let at = self.put_header(id, len)?;
+        // SAFETY: it has just been written there; the router only reads it.
+        let header = unsafe { Header::read(at.sub(HEADER)) };
+        self.last = Last { id, len, header };
+        Ok(at)
+    }
+
     /// Claims a message record. Returns where its payload goes.
     #[inline(always)]
     pub(super) fn put_header(&mut self, id: ChannelId, len: usize) -> Result<*mut u8, SendError> {
@@ -468,11 +519,16 @@ impl Core {
                 let generation = id.generation.into();
                 Header::new(kind::CONTEXT, 0, id.index, 0, generation).write(at);
                 at = at.add(HEADER);
-                self.context = Some(id);
+                self.set_context(Some(id));
             }
             Header::new(kind, self.stamp_flag(), id.index, len, ticket).write(at);
             Ok(at.add(HEADER))
         }
+    }
+
+    /// Notes which channel messages without a name go to from here on.
+    pub(super) fn set_context(&mut self, context: Option<ChannelId>) {
+        (self.context, self.last) = (context, Last::NONE);
     }
 
     /// The same for a channel given by name: a length byte and the name come first.
@@ -537,8 +593,11 @@ impl Core {
     fn draw_ticket(&mut self) -> u64 {
         self.turns.wait(self.lane.tail());
         let floor = || self.floor.load();
-        self.tickets
-            .fresh(&mut self.last_ticket, floor, ticket::clock)
+        let ticket = self
+            .tickets
+            .fresh(&mut self.last_ticket, floor, ticket::clock);
+        self.last.header = self.last.header.with_ticket(ticket);
+        ticket
     }
 
     /// Makes everything claimed so far visible to the router.
