@@ -243,8 +243,10 @@ crash: tools-build ## the long run (POINTS=, KILLS=, STOPS=, MASTERS=, WORKERS=,
 .PHONY: bench
 bench: tools-peers ## measure corecast beside other systems (ARGS="--quick"; ARGS=--help lists the choices)
 	$(CARGO) build --locked --release --manifest-path benches/peers/Cargo.toml
-	$(TARGET)/release/peers --json $(TARGET)/bench/findings.json --report $(TARGET)/bench $(ARGS)
-	$(MAKE) --no-print-directory bench-layers LAYERS="$(if $(findstring --quick,$(ARGS)),--quick)"
+	failed=0; \
+	$(TARGET)/release/peers --json $(TARGET)/bench/findings.json --report $(TARGET)/bench $(ARGS) || failed=$$?; \
+	test $$failed -ge 128 || $(MAKE) --no-print-directory bench-layers LAYERS="$(if $(findstring --quick,$(ARGS)),--quick)"; \
+	exit $$failed
 
 .PHONY: bench-layers
 bench-layers: tools-peers tools-python wheel ## measure the Django layer beside channels_redis (LAYERS=--quick)

@@ -113,6 +113,7 @@ pub struct Core {
     /// The channel of the last CONTEXT record in the lane.
     context: Option<ChannelId>,
     last: send::Last,
+    run: send::Run,
     max_message: usize,
     /// Where large messages are written: of `large` bytes and more.
     slab: Slab,

@@ -10,6 +10,7 @@
 //! a new generation; memory follows the number of channels in use, not of names ever seen.
 
 use std::hash::Hasher;
+use std::ptr::NonNull;
 
 use siphasher::sip::SipHasher13;
 
@@ -129,14 +130,14 @@ impl Directory {
     /// The name of `index` in place, for a core that is subscribed to it: while it is, the router
     /// does not recycle the entry.
     #[inline]
-    pub fn name_ptr(&self, index: u32) -> (*const u8, usize) {
+    pub fn name_ptr(&self, index: u32) -> (NonNull<u8>, usize) {
         if index as usize >= self.channels {
-            return (std::ptr::NonNull::dangling().as_ptr(), 0);
+            return (NonNull::dangling(), 0);
         }
         let entry = self.entry(index);
         // Relaxed: written before the subscription was answered, which the core has seen.
         let len = (entry.len.load(Ordering::Relaxed) as usize).min(NAME_MAX);
-        (entry.name.as_ptr().cast(), len)
+        (NonNull::from(&entry.name).cast(), len)
     }
 
     fn hash(&self, name: &[u8]) -> u64 {

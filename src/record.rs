@@ -36,7 +36,7 @@ pub(crate) const STAMP_BYTES: usize = 8;
 /// Low [`TICKET_BITS`] bits.
 pub(crate) const TICKET_MASK: u64 = (1 << TICKET_BITS) - 1;
 const CHANNEL_SHIFT: u32 = 32;
-const CHANNEL_MASK: u64 = (1 << 20) - 1;
+pub(crate) const CHANNEL_MASK: u64 = (1 << 20) - 1;
 const SLOT_SHIFT: u32 = 52;
 
 /// What a record is. Values are part of the layout and never reused.
@@ -72,8 +72,10 @@ pub(crate) mod kind {
     pub const PACK: u8 = 14;
     /// A message whose body lies in its sender's slab; see `Placed`.
     pub const PLACED: u8 = 15;
+    /// Lane: a [`PACK`] that its sender still adds to; see `lane`.
+    pub const RUN: u8 = 16;
     // Kept free for request/reply, work channels, direct messages, retained values, expiry and
-    // bridges: 16..=63. Values from 64 on are for the application-defined future.
+    // bridges: 17..=63. Values from 64 on are for the application-defined future.
 }
 
 /// Flag bits of a record.
@@ -164,6 +166,24 @@ impl Header {
         Self {
             w0: self.w0 & !0xffff_ffff | bytes as u64,
             w1: self.w1 & !0xffff | u64::from(kind::PACK) | (self.len() as u64) << 8,
+        }
+    }
+
+    /// The same as the [`kind::RUN`] that has room for it, and back.
+    #[inline]
+    pub fn with_kind(self, kind: u8) -> Self {
+        Self {
+            w1: self.w1 & !0xff | u64::from(kind),
+            ..self
+        }
+    }
+
+    /// The same with `len` bytes of payload.
+    #[inline]
+    pub fn with_len(self, len: usize) -> Self {
+        Self {
+            w0: self.w0 & !0xffff_ffff | len as u64,
+            ..self
         }
     }
 

@@ -37,6 +37,8 @@ mod ops;
 mod packs;
 #[cfg(test)]
 mod placed;
+#[cfg(test)]
+mod runs;
 mod sabotage;
 #[cfg(test)]
 mod sharing;
@@ -50,7 +52,7 @@ use std::sync::Arc;
 use crate::arena::Arena;
 use crate::config::Timestamps;
 use crate::directory::{ChannelId, DirectoryWriter};
-use crate::lane::{LaneReader, LaneRecord, LaneWord, Violation};
+use crate::lane::{LaneReader, LaneRecord, LaneWord, Run, Violation};
 use crate::layout::Layout;
 use crate::ledger;
 use crate::memory::{Block, Memory};
@@ -180,11 +182,13 @@ struct Lane {
     bias: Bias,
 }
 
-/// A place in a lane, and the context there.
+/// A place in a lane, and what counts there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Position {
     head: u64,
     context: Option<ChannelId>,
+    /// The run that the head is in.
+    run: Option<Run>,
 }
 
 /// How far the routing of a lane went.
@@ -479,15 +483,16 @@ impl Router {
 
     /// The lane's next record that has a ticket. A context has the generation in its place; it
     /// concerns its own lane only and so takes effect as soon as it is seen.
-    #[inline]
+    #[inline(always)]
     fn next_ticketed(&mut self, slot: usize) -> Result<Option<LaneRecord>, Violation> {
         loop {
-            let record = match self.lanes[slot].reader.peek()? {
+            let lane = &mut self.lanes[slot];
+            let record = match lane.reader.peek(&lane.word)? {
                 Some(record) if record.header.kind() == kind::CONTEXT => record,
                 other => return Ok(other),
             };
             self.context(slot, record)?;
-            self.lanes[slot].reader.advance(record.header.size());
+            self.lanes[slot].reader.advance(record.size);
         }
     }
 
@@ -534,7 +539,7 @@ impl Router {
     /// Routes one record and steps over it, unless a queue is in the way.
     #[inline]
     fn dispatch(&mut self, slot: usize, record: LaneRecord) -> Result<Flow, Violation> {
-        let (size, head) = (record.header.size(), self.lanes[slot].reader.head());
+        let (size, head) = (record.size, self.lanes[slot].reader.head());
         let flow = match record.header.kind() {
             kind::MESSAGE | kind::PACK => self.message(slot, record)?,
             kind::NAMED => self.named(slot, record)?,

@@ -12,7 +12,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// First word of every region: "corecast" in ASCII.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"corecast");
 /// Version of the layout and the protocol.
-pub(crate) const VERSION: u64 = 6;
+pub(crate) const VERSION: u64 = 7;
 
 /// The first page. Written by the creator, then by the master.
 #[repr(C, align(128))]

@@ -385,14 +385,14 @@ fn a_region_of_another_version_or_layout_is_refused() {
     let _master = hub.start().expect("a master");
     let before = (hub.stats(), open_fds());
     // Words of the header: magic, version, hash of the layout.
-    for (word, value, found) in [(0, 7, 0), (1, 99, 99), (2, 7, 6)] {
+    for (word, value, found) in [(0, 7, 0), (1, 99, 99), (2, 7, 7)] {
         let header = &region::header()[word];
         let right = header.swap(value, Ordering::SeqCst);
         let error = hub.attach(0, 0).expect_err("refused");
-        assert_eq!(error, AttachError::Version { found, expected: 6 });
+        assert_eq!(error, AttachError::Version { found, expected: 7 });
         assert_eq!(hub.worker(0).expect_err("refused"), error);
         assert_eq!(hub.attach_any().expect_err("refused"), error);
-        says(&error, &[&format!("version {found}"), "6"]);
+        says(&error, &[&format!("version {found}"), "7"]);
         header.store(right, Ordering::SeqCst);
     }
     assert_eq!((hub.stats(), open_fds()), before);

@@ -145,6 +145,7 @@ impl Core {
             turns: super::turns::Turns::default(),
             context: None,
             last: super::send::Last::NONE,
+            run: super::send::Run::default(),
             max_message: config.max_message,
             slab,
             slab_linger: Linger::of(SLAB_WAIT, linger::OFTEN),

@@ -302,7 +302,7 @@ impl Core {
             return self.claim_waiting(size, self.hub.view.config.answer_timeout);
         }
         // An event loop must not stop here: the router may wait for room in this core's own queue.
-        let claimed = self.lane.claim(size, &self.mailbox.head);
+        let claimed = self.claim(size);
         claimed.ok_or_else(|| self.full())
     }
 
@@ -345,7 +345,7 @@ impl Core {
     /// A join that was not answered must not take effect behind the caller's back: ask to leave.
     fn take_back_join(&mut self, name: &[u8]) {
         let size = size_of_record(name.len());
-        if let Some(at) = self.lane.claim(size, &self.mailbox.head) {
+        if let Some(at) = self.claim(size) {
             let ticket = self.ticket();
             // SAFETY: claimed for header and name.
             unsafe {

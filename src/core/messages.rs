@@ -27,6 +27,28 @@ impl Core {
         Ok(Some(Messages::of(self)))
     }
 
+    /// What is not a plain message of the same origin: rare. Given and returned by value: were an iterator
+    /// lent, it would be in memory, and some loops over it would work there for every message.
+    #[cold]
+    #[inline(never)]
+    fn next_of_others(
+        &mut self,
+        front: Front,
+        origin: Origin,
+        seen_ticket: u64,
+    ) -> (Option<Raw>, Front, Origin) {
+        self.take_back(front, origin, seen_ticket);
+        let raw = self.next_in_front();
+        (raw, *self.queue.front_mut(), self.origin)
+    }
+
+    #[inline(always)]
+    fn take_back(&mut self, front: Front, origin: Origin, seen_ticket: u64) {
+        *self.queue.front_mut() = front;
+        self.seen_ticket = seen_ticket;
+        self.origin = origin;
+    }
+
     /// The next message in the front buffer that has not been left meanwhile.
     fn next_in_front(&mut self) -> Option<Raw> {
         loop {
@@ -60,20 +82,10 @@ impl<'a> Messages<'a> {
         }
     }
 
-    /// What is not a plain message of the same origin: rare.
-    #[cold]
-    fn other(&mut self) -> Option<Raw> {
-        self.give_back();
-        let raw = self.core.next_in_front();
-        self.front = *self.core.queue.front_mut();
-        self.origin = self.core.origin;
-        raw
-    }
-
+    #[inline(always)]
     fn give_back(&mut self) {
-        *self.core.queue.front_mut() = self.front;
-        self.core.seen_ticket = self.seen_ticket;
-        self.core.origin = self.origin;
+        self.core
+            .take_back(self.front, self.origin, self.seen_ticket);
     }
 
     /// A message whose header is not the last one's.
@@ -81,7 +93,12 @@ impl<'a> Messages<'a> {
     fn next_unlike(&mut self) -> Option<Raw> {
         let raw = match self.front.plain(self.origin.key) {
             Some(raw) => raw,
-            None => self.other()?,
+            None => {
+                let (front, origin, seen) = (self.front, self.origin, self.seen_ticket);
+                let (raw, front, origin) = self.core.next_of_others(front, origin, seen);
+                (self.front, self.origin) = (front, origin);
+                raw?
+            }
         };
         self.seen_ticket = full_ticket(raw.header.ticket(), self.seen_ticket);
         self.origin.saw(raw.header);

@@ -1,5 +1,6 @@
 //! Receiving.
 
+use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use super::wait::LOOK;
@@ -31,7 +32,8 @@ pub(super) struct Origin {
     /// Bytes of its body, in both cases.
     len: usize,
     channel: ChannelId,
-    name: *const u8,
+    /// Not null to the compiler either: it would look at it for each message of a loop.
+    name: NonNull<u8>,
     name_len: usize,
     sender: Sender,
 }
@@ -45,7 +47,7 @@ impl Origin {
             step: usize::MAX,
             len: 0,
             channel: ChannelId::default(),
-            name: std::ptr::NonNull::dangling().as_ptr(),
+            name: NonNull::dangling(),
             name_len: 0,
             sender: Sender::default(),
         }
@@ -90,7 +92,7 @@ impl Origin {
         // region; the caller's contract.
         let (name, body) = unsafe {
             (
-                std::slice::from_raw_parts(self.name, self.name_len),
+                std::slice::from_raw_parts(self.name.as_ptr(), self.name_len),
                 std::slice::from_raw_parts(raw.body, raw.len),
             )
         };

@@ -145,10 +145,8 @@ impl Core {
         size: usize,
         timeout: Duration,
     ) -> Result<*mut u8, SendError> {
-        self.wait_for(timeout, |core| {
-            core.lane.claim(size, &core.mailbox.get().head)
-        })
-        .map_err(SendError::from)
+        self.wait_for(timeout, |core| core.claim(size))
+            .map_err(SendError::from)
     }
 }
 

@@ -33,9 +33,11 @@ use crate::sync::{AtomicU64, Ordering, order};
 /// The second word is what the router and the owner have agreed on: [`NO_BIAS`] of an owner whose
 /// process does not answer to barriers, [`UNBIASED`], [`BIASED`], or [`EAGER`]: not biased, but whoever
 /// rings may make it so. Written by both.
+///
+/// The third is where the owner has last ended a run early, see `lane`. Written by the owner.
 #[repr(C, align(128))]
 #[derive(Debug)]
-pub(crate) struct LaneWord(AtomicU64, AtomicU64);
+pub(crate) struct LaneWord(AtomicU64, AtomicU64, AtomicU64);
 
 const ARMED: u64 = 1;
 const WAITING: u64 = 2;
@@ -66,7 +68,11 @@ impl Published {
 impl LaneWord {
     #[cfg(any(test, loom))]
     pub fn new() -> Self {
-        Self(AtomicU64::new(ARMED), AtomicU64::new(UNBIASED))
+        Self(
+            AtomicU64::new(ARMED),
+            AtomicU64::new(UNBIASED),
+            AtomicU64::new(0),
+        )
     }
 
     /// Core: publishes everything below `tail`; true when the doorbell must be rung.
@@ -92,6 +98,20 @@ impl LaneWord {
         self.0.store(tail, order("lane.store", Ordering::Release));
         barrier::light();
         self.is_biased()
+    }
+
+    /// Core: its run ends at `tail`, before whatever it publishes next.
+    pub fn cut_run(&self, tail: u64) {
+        // Relaxed: published with the tail that follows.
+        self.2.store(tail, Ordering::Relaxed);
+    }
+
+    /// Router: where a run has last been ended early.
+    #[inline]
+    pub fn run_cut(&self) -> u64 {
+        // Relaxed: read after the tail (`read`), which was published behind it: no run reaches beyond it
+        // without being seen to.
+        self.2.load(Ordering::Relaxed)
     }
 
     /// Core that is about to ring: biases the lane, if it is eager; true then. Until the router has

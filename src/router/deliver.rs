@@ -257,7 +257,11 @@ impl Router {
             return Flow::Blocked;
         }
         self.stages_from(header.slot() as usize);
-        self.stage.push(header, payload);
+        if header.kind() == kind::PACK {
+            self.stage.push_pack(header, payload);
+        } else {
+            self.stage.push(header, payload);
+        }
         Flow::Done
     }
 

@@ -93,13 +93,13 @@ impl Router {
     /// Nobody can tell, for the core drops what was on its way. False: it has not left.
     #[cold]
     pub(super) fn leave_ahead(&mut self, slot: usize, channel: u32) -> bool {
-        let mut ahead = self.lanes[slot].reader.ahead();
-        while let Ok(Some(record)) = ahead.peek() {
+        let (mut ahead, word) = (self.lanes[slot].reader.ahead(), self.lanes[slot].word);
+        while let Ok(Some(record)) = ahead.peek(&word) {
             if self.is_leave_of(record, channel) {
                 self.leave(slot, channel);
                 return true;
             }
-            ahead.advance(record.header.size());
+            ahead.advance(record.size);
         }
         false
     }

@@ -132,6 +132,7 @@ impl Router {
         self.leaving.remove(slot);
         let lane = &mut self.lanes[slot];
         lane.context = None;
+        lane.reader.resume(None);
         lane.word.reset(lane.reader.head());
         (lane.asks, lane.answer) = (0, 0);
         (lane.idle, lane.streamed, lane.bias) = (0, 0, Bias::No);

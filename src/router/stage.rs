@@ -14,6 +14,8 @@ use crate::record::{self, Header, round_up};
 const AHEAD: usize = 512;
 /// Runs begin on a cache line of their own.
 const LINE: usize = 64;
+/// Ends nowhere.
+const NO_PACK: (Header, usize, usize) = (Header { w0: 0, w1: 0 }, 0, usize::MAX);
 
 /// Most bytes of a run: it fits into an empty queue.
 fn longest_run(config: &Config) -> usize {
@@ -43,6 +45,8 @@ pub(super) struct Stage {
     len: usize,
     messages: u32,
     channel: u32,
+    /// The last record, if it is a pack: its header, where it is, and where it ends.
+    pack: (Header, usize, usize),
 }
 
 impl Stage {
@@ -58,6 +62,7 @@ impl Stage {
             len: 0,
             messages: 0,
             channel: 0,
+            pack: NO_PACK,
         }
     }
 
@@ -119,7 +124,7 @@ impl Stage {
             let left = self.chunk_bytes().saturating_sub(self.used);
             self.room = left.min(size_of_val(&*self.own));
         }
-        (self.len, self.messages) = (0, 0);
+        (self.len, self.messages, self.pack) = (0, 0, NO_PACK);
     }
 
     /// False when it is time for another chunk: there is none, or it is used up.
@@ -158,6 +163,26 @@ impl Stage {
             record::copy_records(payload, to.add(record::HEADER), round_up(header.len()));
         }
         self.took(header, header.size(), header.messages());
+    }
+
+    /// Adds a pack; the caller has asked `takes`. Packs alike, one behind the other, become one.
+    pub fn push_pack(&mut self, header: Header, payload: *const u8) {
+        let (last, at, end) = self.pack;
+        if end != self.len || last.with_len(0) != header.with_len(0) {
+            let at = self.len;
+            self.push(header, payload);
+            self.pack = (header, at, self.len);
+            return;
+        }
+        debug_assert!(self.has_room_for(header.len()));
+        let grown = last.with_len(last.len() + header.len());
+        // SAFETY: as in `push`; the pack's header is at `at`, and nobody refers to the run yet.
+        unsafe {
+            grown.write(self.start.add(at));
+            record::copy_records(payload, self.start.add(end), header.len());
+        }
+        self.took(header, header.len(), header.messages());
+        self.pack = (grown, at, self.len);
     }
 
     /// Adds the message at `from`, whose header was loaded as `claimed` and is passed on as

@@ -13,9 +13,10 @@
 use super::{Bias, Lane, OP_BYTES, Position, Router, Standing};
 use crate::arena::Arena;
 use crate::directory::ChannelId;
-use crate::lane::LaneReader;
+use crate::lane::{LaneReader, Run};
 use crate::ledger::{self, Words, pack, unpack};
 use crate::queue::{Publication, QueueWriter};
+use crate::record::CHANNEL_MASK;
 use crate::shared::{ANSWERS, Holder};
 use crate::sync::Ordering;
 use crate::view::View;
@@ -145,17 +146,21 @@ impl Lane {
         let state = state.unwrap_or(never);
         let head = state[0] & !15; // as every position
         // SAFETY: the view's region holds `lane_capacity` bytes there and outlives the router.
-        let reader = unsafe { LaneReader::new(view.ring(slot), view.layout.lane_capacity, head) };
+        let mut reader =
+            unsafe { LaneReader::new(view.ring(slot), view.layout.lane_capacity, head) };
+        let context = context_of(state[1]);
+        let channel = context.map_or(0, |c| c.index & CHANNEL_MASK as u32);
+        reader.resume(Run::from_words([state[5] >> 8, state[6]], head, channel));
         Self {
             reader,
             word,
             mailbox,
-            context: context_of(state[1]),
+            context,
             checked_at: u64::MAX,
             asks: state[2],
             answer: state[3],
             holder: Holder::from_bits(state[4]),
-            standing: Standing::from_code(state[5]),
+            standing: Standing::from_code(state[5] & 0xff),
             account,
             recorded: head,
             is_changed: false,
@@ -180,6 +185,7 @@ impl Lane {
         self.staged.unwrap_or(Position {
             head: self.reader.head(),
             context: self.context,
+            run: self.reader.run(),
         })
     }
 
@@ -187,18 +193,19 @@ impl Lane {
     /// as before.
     #[inline]
     fn record(&mut self, transaction: u64) -> bool {
-        let Position { head, context } = self.position();
+        let Position { head, context, run } = self.position();
         if head == self.recorded && !self.is_changed {
             return false;
         }
+        let [left, run] = Run::words(run, head);
         let words: Words = [
             head,
             context_word(context),
             self.asks,
             self.answer,
             self.holder.bits(),
-            self.standing.code(),
-            0,
+            self.standing.code() | left << 8,
+            run,
         ];
         self.account.write(transaction, words);
         (self.recorded, self.is_changed) = (head, false);

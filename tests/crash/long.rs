@@ -173,7 +173,8 @@ fn a_worker(goal: Goal, rng: &mut Rng, figures: &mut Figures) {
 
 /// A situation of a master.
 fn reign(rng: &mut Rng) -> Reign {
-    let work = [Work::FanOut, Work::Join, Work::Leave, Work::Reap][rng.below(4) as usize];
+    let work =
+        [Work::FanOut, Work::Join, Work::Leave, Work::Reap, Work::Run][rng.below(5) as usize];
     let overflow = [Overflow::DropNewest, Overflow::DropOldest, Overflow::Block];
     let overflow = overflow[rng.below(3) as usize];
     // Where the router waits for the slowest, nobody could be answered.
@@ -238,6 +239,7 @@ fn random(rng: &mut Rng) -> Scenario {
     let stream = match rng.below(8) {
         0 if !assists => Stream::Goes,
         1 if !assists => Stream::Ended,
+        2 if !assists && len < 100 => Stream::Run,
         _ => Stream::No,
     };
     Scenario {

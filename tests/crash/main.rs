@@ -200,6 +200,7 @@ fn held_at_each_instruction_in_a_stream_and_behind_its_end() {
         Call::Leave,
         Call::Detach,
     ];
+    // Of the shortest messages, but all kinds of streams.
     let every = if cfg!(debug_assertions) {
         scenarios::LENGTHS.len()
     } else {
@@ -251,6 +252,18 @@ fn masters_held_at_each_instruction_of_joins_and_leaves() {
         messages: 3,
         ..throne::FAN_OUT
     }));
+}
+
+#[test]
+fn masters_held_at_each_instruction_of_a_run() {
+    masters_die_in(
+        [Overflow::DropOldest, Overflow::Block].map(|overflow| Reign {
+            work: Work::Run,
+            messages: 3,
+            overflow,
+            ..throne::FAN_OUT
+        }),
+    );
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub enum Work {
     Leave,
     /// To clean up after a worker that has died with a subscription and unrouted messages.
     Reap,
+    /// To go on in a run of messages alike, which ends early.
+    Run,
 }
 
 /// A situation.
@@ -148,6 +150,7 @@ impl Realm {
                 self.send();
             }
             Work::Reap => self.lose_a_worker(),
+            Work::Run => self.send_a_run(),
         }
         self.master = None;
     }
@@ -167,6 +170,29 @@ impl Realm {
         self.senders[self.sent.len() % 2].send(ROOM, &body)?;
         self.sent.push(body);
         Ok(())
+    }
+
+    /// Messages alike of one sender, a run of some more of which the master routes the first, and others
+    /// behind it.
+    fn send_a_run(&mut self) {
+        for _ in 0..2 {
+            self.send_alike(|core, body| core.send(ROOM, body));
+        }
+        self.send_alike(|core, body| core.send_in_a_run(ROOM, body));
+        self.send_alike(|core, body| core.send(ROOM, body));
+        now(self.master());
+        for _ in 0..3 {
+            self.send_alike(|core, body| core.send(ROOM, body));
+        }
+        assert!(self.senders[0].is_in_a_run());
+        self.send_some();
+    }
+
+    fn send_alike(&mut self, send: impl FnOnce(&mut Core, &[u8]) -> Result<(), SendError>) {
+        let number = self.sent.len() as u64;
+        let body = [number.to_le_bytes(), (!number).to_le_bytes()].concat();
+        send(&mut self.senders[0], &body).expect("the lane has room");
+        self.sent.push(body);
     }
 
     /// A worker that has joined and sent, is dead, and of whose death no master knows.

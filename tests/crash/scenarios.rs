@@ -95,7 +95,9 @@ pub fn streaming(call: Call) -> Vec<Scenario> {
         ..PLAIN
     };
     let streams = [Stream::Goes, Stream::Ended];
-    both(&streams, &LENGTHS).into_iter().map(of).collect()
+    let mut all = both(&streams, &LENGTHS);
+    all.push((Stream::Run, LEAST));
+    all.into_iter().map(of).collect()
 }
 
 fn writing(call: Call, lengths: &[usize], found: &mut Vec<Scenario>, figures: &mut Figures) {

@@ -78,6 +78,8 @@ pub enum Stream {
     Goes,
     /// The bias has been revoked since, and the lane armed.
     Ended,
+    /// The lane is biased, and the victim has begun a run in it.
+    Run,
 }
 
 /// A situation and a call in it.
@@ -253,8 +255,15 @@ impl Victim<'_> {
         self.send();
         self.board.ask(Wish::Stream);
         self.send();
-        if self.scenario.stream == Stream::Ended {
-            self.board.ask(Wish::Turn);
+        match self.scenario.stream {
+            Stream::Ended => self.board.ask(Wish::Turn),
+            Stream::Run => {
+                let body = self.next_body();
+                let sent = self.core().send_in_a_run(ROOM, &body);
+                sent.expect("room in the lane");
+                self.board.set_returned(self.number);
+            }
+            _ => {}
         }
     }
 
