@@ -263,7 +263,7 @@ pub(crate) struct Run {
 #[cfg(not(loom))]
 impl Run {
     /// What is to be known of a run beyond its lane's position `head` and context, in two words: below
-    /// 2^24, and below 2^56. Zeroes: none.
+    /// 2^28, and below 2^56. Zeroes: none.
     pub fn words(run: Option<Self>, head: u64) -> [u64; 2] {
         run.map_or([0; 2], |run| {
             let left = run.end.wrapping_sub(head) / ALIGN as u64;

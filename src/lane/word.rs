@@ -208,8 +208,10 @@ impl LaneWord {
 
     /// Router, with no live producer: leaves the lane empty at `tail` and armed.
     pub fn reset(&self, tail: u64) {
-        // Relaxed: before the store that follows.
+        // Relaxed, twice: before the store that follows. A cut of the last owner's may lie ahead of what it
+        // has published; it is no end of the next one's runs.
         self.1.store(NO_BIAS, Ordering::Relaxed);
+        self.2.store(tail, Ordering::Relaxed);
         // SYNC(lane.reset): pairs with the next owner's Acquire of the slot word.
         self.0.store(tail | ARMED, Ordering::Release);
     }

@@ -119,22 +119,28 @@ fn runs_come_whole_and_in_order_whoever_dies_or_leaves() {
     (1..=4).for_each(stream);
 }
 
+/// Sends `count` messages alike, and receives them.
+fn send_alike(core: &mut Core, router: &mut Router, receiver: &mut Core, count: u32) {
+    let mut next = [0];
+    for number in 0..count.into() {
+        core.send(ROOM, &body(0, number, 8)).expect("room");
+        if number % 8 == 0 {
+            router.step();
+            take(receiver, &mut next);
+        }
+    }
+    settle(router);
+    take(receiver, &mut next);
+    assert_eq!(next, [u64::from(count)]);
+}
+
 /// A hub, its router, and a sender in the middle of a run of which nothing has been routed.
 fn in_a_run() -> (Hub, Router, Core, Core) {
     let (hub, mut router) = hub();
     let mut sender = attach(&hub, &mut router, 0);
     let mut receiver = attach(&hub, &mut router, 2);
     join(&mut receiver, &mut router, ROOM);
-    let mut next = [0];
-    for number in 0..4 * u64::from(STREAM) {
-        sender.send(ROOM, &body(0, number, 8)).expect("room");
-        if number % 8 == 0 {
-            router.step();
-            take(&mut receiver, &mut next);
-        }
-    }
-    settle(&mut router);
-    take(&mut receiver, &mut next);
+    send_alike(&mut sender, &mut router, &mut receiver, 4 * STREAM);
     assert!(router.lanes[0].reader.run().is_some());
     (hub, router, sender, receiver)
 }
@@ -159,5 +165,20 @@ fn nonsense_about_runs_is_found_or_costs_its_sender_alone() {
         settle(&mut router);
         let message = receiver.recv().expect("nothing lost").expect("a message");
         assert_eq!(message.body, b"unharmed");
+    }
+}
+
+/// A worker that is killed in a send may have ended a run behind what it has published.
+#[test]
+fn the_next_owners_runs_end_where_it_says() {
+    let (hub, mut router, mut owner, mut receiver) = in_a_run();
+    let word = hub.inner.view.lane_word(0);
+    for ahead in (0..100_000).step_by(3200) {
+        drop(owner);
+        settle(&mut router);
+        word.cut_run(word.tail() + ahead);
+        owner = attach(&hub, &mut router, 0);
+        send_alike(&mut owner, &mut router, &mut receiver, 4 * STREAM);
+        assert_eq!(router.stats.violations, 0);
     }
 }
