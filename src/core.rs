@@ -4,6 +4,7 @@
 //! Sending and receiving touch only shared memory: no allocation, no lock, and no system call
 //! but the one notification when the other side sleeps.
 
+mod alike;
 mod assist;
 mod attach;
 mod loan;
@@ -112,8 +113,8 @@ pub struct Core {
     turns: turns::Turns,
     /// The channel of the last CONTEXT record in the lane.
     context: Option<ChannelId>,
-    last: send::Last,
-    run: send::Run,
+    last: alike::Last,
+    run: alike::Run,
     max_message: usize,
     /// Where large messages are written: of `large` bytes and more.
     slab: Slab,

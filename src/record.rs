@@ -169,7 +169,7 @@ impl Header {
         }
     }
 
-    /// The same as the [`kind::RUN`] that has room for it, and back.
+    /// The same as a record of another kind.
     #[inline]
     pub fn with_kind(self, kind: u8) -> Self {
         Self {
@@ -249,18 +249,12 @@ impl Header {
 
     /// The message that a [`kind::PLACED`] record stands for, of `len` bytes.
     pub fn placed_message(self, len: usize) -> Self {
-        Self {
-            w0: self.w0 & !0xffff_ffff | len as u64,
-            w1: self.w1 & !0xff | u64::from(kind::MESSAGE),
-        }
+        self.with_len(len).with_kind(kind::MESSAGE)
     }
 
     /// The inverse.
     pub fn message_placed(self) -> Self {
-        Self {
-            w0: self.w0 & !0xffff_ffff | Placed::BYTES as u64,
-            w1: self.w1 & !0xff | u64::from(kind::PLACED),
-        }
+        self.with_len(Placed::BYTES).with_kind(kind::PLACED)
     }
 
     /// The same record with another ticket.

@@ -3,23 +3,13 @@
 use std::sync::Arc;
 
 use super::misdeeds::{join, settle};
+use super::sharing::Rng;
 use super::{Router, STREAM};
 use crate::clock::realtime_nanos;
 use crate::memory::Memory;
 use crate::{Core, Hub, Overflow};
 
 const ROOM: &str = "room";
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 fn hub() -> (Hub, Router) {
     let hub = Hub::builder()
@@ -69,8 +59,8 @@ fn stream(seed: u64) {
     join(&mut receiver, &mut router, ROOM);
     let (mut rng, mut sent, mut next, mut met) = (Rng(seed), [0; 2], [0; 2], 0);
     for _ in 0..200 {
-        let who = rng.below(2) as usize;
-        match rng.below(20) {
+        let who = rng.in_range(0..2);
+        match rng.in_range(0..20) {
             0 => {
                 senders.remove(who); // what it has published is delivered
                 while !hub.inner.view.slot(who).load().is_free() {
@@ -83,22 +73,22 @@ fn stream(seed: u64) {
             2 => senders[who].leave("elsewhere").unwrap_or_default(),
             _ => {}
         }
-        let len = [8, 16, 24, 100, 200, 3000][rng.below(6) as usize];
-        for _ in 0..[1, 50, 3 * u64::from(STREAM)][rng.below(3) as usize] {
+        let len = [8, 16, 24, 100, 200, 3000][rng.in_range(0..6)];
+        for _ in 0..[1, 50, 3 * u64::from(STREAM)][rng.in_range(0..3)] {
             let body = body(who as u64, sent[who], len);
             while senders[who].send(ROOM, &body).is_err() {
                 router.step();
                 take(&mut receiver, &mut next);
             }
             sent[who] += 1;
-            if rng.below(30) == 0 {
+            if rng.in_range(0..30) == 0 {
                 router.step();
                 met += u32::from(router.lanes[who].reader.run().is_some());
             }
-            if rng.below(90) == 0 {
+            if rng.in_range(0..90) == 0 {
                 take(&mut receiver, &mut next);
             }
-            if rng.below(700) == 0 {
+            if rng.in_range(0..700) == 0 {
                 // As if the master had died between two passes.
                 router = Router::adopt(Arc::clone(&hub.inner.view), realtime_nanos, Memory::Own);
                 router.may_bias = true;

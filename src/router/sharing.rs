@@ -10,10 +10,10 @@ use crate::memory::Memory;
 use crate::{Core, Hub, Overflow, RecvError};
 
 /// SplitMix64.
-struct Rng(u64);
+pub(super) struct Rng(pub u64);
 
 impl Rng {
-    fn in_range(&mut self, range: std::ops::Range<usize>) -> usize {
+    pub fn in_range(&mut self, range: std::ops::Range<usize>) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let a = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let b = (a ^ a >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
