@@ -69,7 +69,18 @@ fn stream(seed: u64) {
                 }
                 senders.insert(who, attach(&hub, &mut router, who as u32));
             }
-            1 => join(&mut senders[who], &mut router, "elsewhere"),
+            1 => {
+                let ticket = senders[who].join_async("elsewhere").expect("asked");
+                // The router may wait for the receiver's room first.
+                let joined = loop {
+                    router.step();
+                    take(&mut receiver, &mut next);
+                    if let Some(joined) = senders[who].join_result(ticket) {
+                        break joined;
+                    }
+                };
+                joined.expect("joined");
+            }
             2 => senders[who].leave("elsewhere").unwrap_or_default(),
             _ => {}
         }
